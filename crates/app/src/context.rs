@@ -1,0 +1,45 @@
+//! What every command gets: the settings, the lake, and whether a person is watching.
+
+use std::io::IsTerminal;
+
+use anyhow::Context as _;
+use uptake_lake::Lake;
+
+use crate::settings::Settings;
+
+/// An error of usage or settings: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// The exit code that an error asks for.
+pub(crate) fn exit_code_of(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<Usage>()) { 2 } else { 1 }
+}
+
+/// What every command gets.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Settings, checked together at start.
+    pub(crate) settings: Settings,
+    /// Whether standard error is a terminal, so that progress can be drawn.
+    pub(crate) terminal: bool,
+}
+
+impl Context {
+    /// A context over these settings.
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { settings, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// The lake that the user named.
+    ///
+    /// # Errors
+    /// [`Usage`] when none was named; the lake's own error when it cannot be opened.
+    pub(crate) fn lake(&self) -> anyhow::Result<Lake> {
+        let url = self.settings.lake.as_deref().ok_or_else(|| {
+            Usage("no lake: say --lake DIR (or --lake s3://bucket/prefix), or set UPTAKE_LAKE".to_owned())
+        })?;
+        Lake::open(url).with_context(|| format!("open the lake {url}"))
+    }
+}

@@ -1,0 +1,69 @@
+//! The `uptake` binary: settings, wiring, telemetry and the subcommands.
+//!
+//! Exit codes: 0 done · 1 failed · 2 wrong usage or settings · 3 refused by a check (bad build, bad directory, bad lines) ·
+//! 4 stopped by a signal before the work was complete.
+
+mod commands;
+mod context;
+mod progress;
+mod settings;
+mod telemetry;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::commands::Command;
+use crate::context::Context;
+
+/// Reads what users think of an assistant's answers out of the chat logs, and turns it into preference tables.
+#[derive(Debug, Parser)]
+#[command(name = "uptake", version, about, max_term_width = 110)]
+struct Cli {
+    /// Root of all tables: a directory, or `s3://bucket/prefix`.
+    #[arg(long, global = true, env = "UPTAKE_LAKE", value_name = "URL")]
+    lake: Option<String>,
+
+    /// Settings file; `uptake.toml` in this directory is read when it is there.
+    #[arg(long, global = true, env = "UPTAKE_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // The one place where an error reaches a person: the whole chain of causes in one line each.
+            let mut stderr = std::io::stderr().lock();
+            let _ = writeln!(stderr, "error: {error}");
+            for cause in error.chain().skip(1) {
+                let _ = writeln!(stderr, "  because: {cause}");
+            }
+            ExitCode::from(context::exit_code_of(&error))
+        }
+    }
+}
+
+fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = settings::Settings::load(cli.config.as_deref(), cli.lake)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Query planning recurses deeply, more so in an unoptimised build.
+        .thread_stack_size(16 << 20)
+        .build()?;
+    let telemetry = telemetry::Telemetry::start(&settings.telemetry, &runtime)?;
+    let context = Context::new(settings);
+    // The command runs on a worker of the runtime, whose stack is known, not on the main thread.
+    let code = runtime.block_on(async {
+        tokio::spawn(async move { cli.command.run(&context).await })
+            .await
+            .map_err(|error| anyhow::anyhow!("the command ended abnormally: {error}"))?
+    });
+    telemetry.stop();
+    code
+}

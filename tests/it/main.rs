@@ -1,0 +1,3 @@
+//! Integration and end-to-end tests: one binary, a module per subject.
+
+mod architecture;
