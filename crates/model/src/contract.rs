@@ -142,3 +142,7 @@ pub const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 
 /// What a user allowed. Absent means that the product said nothing.
 pub const CONSENTS: [&str; 2] = ["granted", "denied"];
+
+/// The longest id that is taken, in bytes. Ids carry statistics and are compared often; a longer one is a piece of text
+/// in the wrong field.
+pub const LONGEST_ID: usize = 256;

@@ -122,6 +122,11 @@ pub fn content_text(content: &Value) -> Option<String> {
     }
 }
 
+/// Whether a message's `tool_calls` name at least one call.
+pub(crate) fn holds_calls(calls: &Value) -> bool {
+    calls.as_array().is_some_and(|calls| !calls.is_empty())
+}
+
 /// Fields of a message that have a column of their own (or are in the event's); the rest goes to `extra`.
 const MESSAGE_FIELDS: [&str; 15] = [
     "event_id", "type", "conversation_id", "conversation_started_at", "message_id", "parent_message_id", "turn_index",

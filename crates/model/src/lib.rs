@@ -17,6 +17,7 @@ pub mod decode;
 pub mod facts;
 pub mod labels;
 pub mod letter;
+mod person;
 pub mod position;
 pub mod rows;
 pub mod subject;

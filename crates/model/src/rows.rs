@@ -135,7 +135,9 @@ fn headers_size(headers: &[Header]) -> usize {
 pub fn events_batch(rows: &[EventRow]) -> Result<RecordBatch, ArrowError> {
     let text = |get: &dyn Fn(&EventRow) -> Option<&str>| -> ArrayRef {
         let mut builder = StringBuilder::new();
-        rows.iter().for_each(|row| builder.append_option(get(row)));
+        for row in rows {
+            builder.append_option(get(row));
+        }
         Arc::new(builder.finish())
     };
     let columns: Vec<ArrayRef> = vec![
@@ -168,12 +170,16 @@ pub fn events_batch(rows: &[EventRow]) -> Result<RecordBatch, ArrowError> {
 pub fn letters_batch(rows: &[LetterRow]) -> Result<RecordBatch, ArrowError> {
     let text = |get: &dyn Fn(&LetterRow) -> Option<&str>| -> ArrayRef {
         let mut builder = StringBuilder::new();
-        rows.iter().for_each(|row| builder.append_option(get(row)));
+        for row in rows {
+            builder.append_option(get(row));
+        }
         Arc::new(builder.finish())
     };
     let bytes = |get: &dyn Fn(&LetterRow) -> Option<&[u8]>| -> ArrayRef {
         let mut builder = BinaryBuilder::new();
-        rows.iter().for_each(|row| builder.append_option(get(row)));
+        for row in rows {
+            builder.append_option(get(row));
+        }
         Arc::new(builder.finish())
     };
     let columns: Vec<ArrayRef> = vec![

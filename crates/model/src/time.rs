@@ -129,7 +129,7 @@ impl Skew {
     }
 }
 
-/// The time inside a UUIDv7 (RFC 9562, section 5.7), if `id` is one.
+/// The time inside a `UUIDv7` (RFC 9562, section 5.7), if `id` is one.
 pub fn uuid_v7_time(id: &str) -> Option<Micros> {
     let uuid = Uuid::try_parse(id).ok()?;
     if uuid.get_version_num() != 7 {
