@@ -144,11 +144,7 @@ impl Label {
     /// Which side this label is evidence for.
     #[must_use]
     pub const fn kind(self) -> Kind {
-        if (self as u8) < 9 {
-            Kind::Satisfaction
-        } else {
-            Kind::Dissatisfaction
-        }
+        if (self as u8) < 9 { Kind::Satisfaction } else { Kind::Dissatisfaction }
     }
 }
 
@@ -180,10 +176,7 @@ impl FromStr for Label {
     type Err = UnknownLabel;
 
     fn from_str(name: &str) -> Result<Self, UnknownLabel> {
-        Self::ALL
-            .into_iter()
-            .find(|label| label.name() == name)
-            .ok_or_else(|| UnknownLabel { name: name.to_owned() })
+        Self::ALL.into_iter().find(|label| label.name() == name).ok_or_else(|| UnknownLabel { name: name.to_owned() })
     }
 }
 

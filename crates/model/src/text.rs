@@ -7,7 +7,7 @@
 //! Joiners and variation selectors stay (emoji are made of them); case and accents stay (tokenizers decide on those).
 //! It never panics, whatever the UTF-8.
 
-use unicode_normalization::{UnicodeNormalization, is_nfc_quick, IsNormalized};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 /// What is kept of a text that is longer than the bound. The bound counts characters (Unicode scalar values) as read,
 /// before normalisation.

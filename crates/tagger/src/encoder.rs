@@ -1,0 +1,324 @@
+//! The encoder on packed sequences: the tokens of a batch lie one after another, nothing is padded.
+//!
+//! Matrix products are candle's, the rest is [`crate::kernels`]. A sequence's result depends on the sequence alone, not
+//! on the batch that it is in (up to rounding of the last bits).
+
+use std::collections::HashMap;
+
+use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Shape, Tensor};
+use uptake_model::labels::OUTPUTS;
+
+use crate::error::{Error, Result};
+use crate::input::Input;
+use crate::kernels::{self, Norm};
+use crate::settings::{EncoderConfig, WEIGHTS_FILE};
+
+/// A dense layer: weight `[in, out]` and bias `[out]`.
+#[derive(Debug)]
+struct Dense {
+    weight: Tensor,
+    bias: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: Dense,
+    attention_out: Dense,
+    attention_norm: Norm,
+    feed_in: Dense,
+    feed_out: Dense,
+    feed_norm: Norm,
+}
+
+/// A BERT encoder with the tagger's head.
+#[derive(Debug)]
+pub struct Encoder {
+    heads: usize,
+    width: usize,
+    words: Vec<f32>,
+    positions: Vec<f32>,
+    segments: Vec<f32>,
+    norm: Norm,
+    layers: Vec<Layer>,
+    head_weight: Vec<f32>,
+    head_bias: Vec<f32>,
+}
+
+impl Encoder {
+    /// Takes the weights by their Hugging Face names (with or without `bert.` before them), and the head as
+    /// `classifier.weight` `[20, 2 · hidden]` and `classifier.bias`; `f32`, `f16` or `bf16`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where one is missing, has another shape than the configuration says, or is not finite.
+    pub fn new(config: &EncoderConfig, weights: &HashMap<String, Tensor>) -> Result<Self> {
+        let source = Weights { weights, epsilon: config.layer_norm_eps };
+        let width = config.hidden_size;
+        let layers = (0..config.num_hidden_layers).map(|index| Layer::new(&source, config, index));
+        Ok(Self {
+            heads: config.num_attention_heads,
+            width,
+            words: source.values("embeddings.word_embeddings.weight", &[config.vocab_size, width])?,
+            positions: source
+                .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, width])?,
+            segments: source.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?,
+            norm: source.norm("embeddings.LayerNorm", width)?,
+            layers: layers.collect::<Result<_>>()?,
+            head_weight: source.values("classifier.weight", &[OUTPUTS, 2 * width])?,
+            head_bias: source.values("classifier.bias", &[OUTPUTS])?,
+        })
+    }
+
+    /// Logits of a batch, in its order.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] for an input longer than the encoder's positions, an id outside its vocabulary, or no token.
+    pub fn logits(&self, batch: &[&Input]) -> Result<Vec<[f32; OUTPUTS]>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut end = 0;
+        let ends: Vec<usize> = batch
+            .iter()
+            .map(|input| {
+                end += input.tokens.len();
+                end
+            })
+            .collect();
+        let mut state = self.embed(batch, end)?;
+        for layer in &self.layers {
+            state = layer.forward(&state, &ends, self.heads, self.width / self.heads)?;
+        }
+        let (storage, layout) = state.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            return Err(Error::Bug("the encoder left the processor"));
+        };
+        Ok(self.pool(values(storage, layout)?, &ends))
+    }
+
+    fn embed(&self, batch: &[&Input], tokens: usize) -> Result<Tensor> {
+        let width = self.width;
+        let mut rows = vec![0.0; tokens * width];
+        let mut into = rows.chunks_exact_mut(width);
+        for input in batch {
+            if input.tokens.is_empty() {
+                return Err(Error::Bug("an input has no tokens"));
+            }
+            for (position, token) in input.tokens.iter().enumerate() {
+                let segment = usize::from(position >= input.first_segment);
+                let word = row(&self.words, *token as usize, width);
+                let place = row(&self.positions, position, width);
+                let (Some(word), Some(place), Some(segment)) = (word, place, row(&self.segments, segment, width))
+                else {
+                    return Err(Error::Bug("an input does not fit the encoder's vocabulary or positions"));
+                };
+                for (out, ((word, place), segment)) in
+                    into.next().into_iter().flatten().zip(word.iter().zip(place).zip(segment))
+                {
+                    *out = word + place + segment;
+                }
+            }
+        }
+        kernels::normalise(&mut rows, &self.norm);
+        Ok(Tensor::from_vec(rows, (tokens, width), &Device::Cpu)?)
+    }
+
+    /// The first token beside the mean of all, through the head.
+    fn pool(&self, state: &[f32], ends: &[usize]) -> Vec<[f32; OUTPUTS]> {
+        let width = self.width;
+        let mut pooled = vec![0.0; 2 * width];
+        let mut start = 0;
+        ends.iter()
+            .map(|&end| {
+                let rows = &state[start * width..end * width];
+                let (first, mean) = pooled.split_at_mut(width);
+                first.copy_from_slice(&rows[..width]);
+                mean.fill(0.0);
+                for row in rows.chunks_exact(width) {
+                    for (sum, value) in mean.iter_mut().zip(row) {
+                        *sum += value;
+                    }
+                }
+                let inverse = 1.0 / (end - start) as f32;
+                for sum in mean.iter_mut() {
+                    *sum *= inverse;
+                }
+                start = end;
+                let mut logits = [0.0; OUTPUTS];
+                kernels::project(&pooled, &self.head_weight, &self.head_bias, &mut logits);
+                logits
+            })
+            .collect()
+    }
+}
+
+fn row(table: &[f32], index: usize, width: usize) -> Option<&[f32]> {
+    table.get(index.checked_mul(width)?..index.checked_add(1)?.checked_mul(width)?)
+}
+
+impl Layer {
+    fn new(source: &Weights<'_>, config: &EncoderConfig, index: usize) -> Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        Ok(Self {
+            attention: source.dense(
+                &[&name("attention.self.query"), &name("attention.self.key"), &name("attention.self.value")],
+                width,
+                width,
+            )?,
+            attention_out: source.dense(&[&name("attention.output.dense")], width, width)?,
+            attention_norm: source.norm(&name("attention.output.LayerNorm"), width)?,
+            feed_in: source.dense(&[&name("intermediate.dense")], width, inner)?,
+            feed_out: source.dense(&[&name("output.dense")], inner, width)?,
+            feed_norm: source.norm(&name("output.LayerNorm"), width)?,
+        })
+    }
+
+    fn forward(&self, state: &Tensor, ends: &[usize], heads: usize, head_width: usize) -> Result<Tensor> {
+        let projected = state.matmul(&self.attention.weight)?;
+        projected.inplace_op1(&AddBias(&self.attention.bias))?;
+        let context = projected.apply_op1_no_bwd(&Attention { ends, heads, head_width })?;
+        let attended = context.matmul(&self.attention_out.weight)?;
+        attended.inplace_op2(state, &Close { bias: &self.attention_out.bias, norm: &self.attention_norm })?;
+        let inner = attended.matmul(&self.feed_in.weight)?;
+        inner.inplace_op1(&AddBiasGelu(&self.feed_in.bias))?;
+        let fed = inner.matmul(&self.feed_out.weight)?;
+        fed.inplace_op2(&attended, &Close { bias: &self.feed_out.bias, norm: &self.feed_norm })?;
+        Ok(fed)
+    }
+}
+
+/// Weights by name, checked as they are taken.
+struct Weights<'a> {
+    weights: &'a HashMap<String, Tensor>,
+    epsilon: f64,
+}
+
+impl Weights<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let found = self.weights.get(name).or_else(|| self.weights.get(&format!("bert.{name}")));
+        let tensor = found.ok_or_else(|| Error::model(WEIGHTS_FILE, format!("`{name}` is missing")))?;
+        if tensor.dims() != shape {
+            return Err(Error::model(
+                WEIGHTS_FILE,
+                format!("`{name}` has shape {:?}, config.json asks for {shape:?}", tensor.dims()),
+            ));
+        }
+        let tensor = tensor.to_dtype(DType::F32)?;
+        // One addition a weight finds any that is not finite: such a one stays in a sum of magnitudes.
+        let sum = tensor.abs()?.sum_all()?.to_scalar::<f32>()?;
+        if sum.is_finite() {
+            Ok(tensor)
+        } else {
+            Err(Error::model(WEIGHTS_FILE, format!("`{name}` holds values that are not finite")))
+        }
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.tensor(name, shape)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// One layer, or several over the same input side by side. Hugging Face stores `[out, in]`.
+    fn dense(&self, names: &[&str], from: usize, to: usize) -> Result<Dense> {
+        let mut weights = Vec::new();
+        let mut bias = Vec::new();
+        for name in names {
+            weights.push(self.tensor(&format!("{name}.weight"), &[to, from])?);
+            bias.extend(self.values(&format!("{name}.bias"), &[to])?);
+        }
+        let weight = Tensor::cat(&weights, 0)?.t()?.contiguous()?;
+        Ok(Dense { weight, bias })
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<Norm> {
+        #[expect(clippy::cast_possible_truncation, reason = "single precision is what the layer computes in")]
+        let epsilon = self.epsilon as f32;
+        Ok(Norm {
+            gain: self.values(&format!("{name}.weight"), &[width])?,
+            offset: self.values(&format!("{name}.bias"), &[width])?,
+            epsilon,
+        })
+    }
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => candle_core::bail!("a contiguous f32 tensor is needed"),
+    }
+}
+
+fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("a contiguous f32 tensor is needed"),
+    }
+}
+
+struct AddBias<'a>(&'a [f32]);
+
+impl InplaceOp1 for AddBias<'_> {
+    fn name(&self) -> &'static str {
+        "add-bias"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        kernels::add_bias(values_mut(storage, layout)?, self.0);
+        Ok(())
+    }
+}
+
+struct AddBiasGelu<'a>(&'a [f32]);
+
+impl InplaceOp1 for AddBiasGelu<'_> {
+    fn name(&self) -> &'static str {
+        "add-bias-gelu"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        kernels::add_bias_gelu(values_mut(storage, layout)?, self.0);
+        Ok(())
+    }
+}
+
+/// The end of a block: bias, residual, layer normalisation.
+struct Close<'a> {
+    bias: &'a [f32],
+    norm: &'a Norm,
+}
+
+impl InplaceOp2 for Close<'_> {
+    fn name(&self) -> &'static str {
+        "add-bias-residual-normalise"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &mut CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let residual = values(residual, residual_layout)?;
+        kernels::add_bias_residual_normalise(values_mut(storage, layout)?, self.bias, residual, self.norm);
+        Ok(())
+    }
+}
+
+struct Attention<'a> {
+    ends: &'a [usize],
+    heads: usize,
+    head_width: usize,
+}
+
+impl CustomOp1 for Attention<'_> {
+    fn name(&self) -> &'static str {
+        "packed-attention"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let context = kernels::attention(values(storage, layout)?, self.ends, self.heads, self.head_width);
+        let width = self.heads * self.head_width;
+        let shape = Shape::from((context.len() / width, width));
+        Ok((CpuStorage::F32(context), shape))
+    }
+}

@@ -1,0 +1,42 @@
+//! The signal classifier: how does a user's follow-up take the response before it?
+//!
+//! Core types, one line each:
+//! - [`Exchange`]: last user message, response, follow-up; [`Template`] turns it into an [`Input`], the tokens of it.
+//! - [`Encoder`]: BERT on packed sequences (nothing is padded), 20 logits an input.
+//! - [`Tagger`]: loads a model, refuses one that computes something else than when it was made, scores exchanges.
+//! - [`Scores`]: 20 calibrated probabilities and which of them fire.
+//! - [`lines`]: a file of conversations in, a line for each follow-up out.
+//!
+//! A model is a directory: `config.json`, `tokenizer.json`, `model.safetensors` (`f16` or `f32`) and `tagger.json`
+//! ([`TaggerConfig`]). One is compiled into the program: [`Tagger::embedded`].
+//!
+//! Invariants: the version of a tagger is a hash of its files; a score depends on the exchange alone, not on what is
+//! scored beside it; no text, whatever it holds, is an error.
+//!
+//! Absent on purpose: async (scoring takes processor time, callers keep it off async threads), unsafe code, and training,
+//! which is `uptake-train`'s.
+
+mod cache;
+mod embedded;
+mod encoder;
+mod error;
+mod input;
+mod kernels;
+pub mod lines;
+mod scores;
+mod settings;
+mod tagger;
+#[cfg(any(test, feature = "testing"))]
+pub mod tiny;
+
+// Never called by name: its feature turns on the widest matrix kernels that candle can use.
+use gemm as _;
+
+pub use encoder::Encoder;
+pub use error::{Error, ErrorKind, Result};
+pub use input::{Exchange, Input, Template};
+pub use scores::Scores;
+pub use settings::{
+    CONFIG_FILE, Calibration, EncoderConfig, Golden, TAGGER_FILE, TEMPLATE, TOKENIZER_FILE, TaggerConfig, WEIGHTS_FILE,
+};
+pub use tagger::{ModelFiles, Options, Tagger, read_weights};

@@ -1,0 +1,241 @@
+//! What the files beside the weights say: `config.json` (the encoder's shape, as Hugging Face writes it) and
+//! `tagger.json` (ours: outputs, calibration, thresholds, golden logits).
+
+use serde::{Deserialize, Serialize};
+use uptake_model::labels::{OUTPUTS, output_name};
+
+use crate::error::{Error, Result};
+
+/// File name of [`EncoderConfig`].
+pub const CONFIG_FILE: &str = "config.json";
+/// File name of the tokenizer.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// File name of the weights.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// File name of [`TaggerConfig`].
+pub const TAGGER_FILE: &str = "tagger.json";
+/// How the three texts become one input. A change of it needs a new name: a model serves only what it was trained on.
+pub const TEMPLATE: &str = "follow_up-response_end-user/1";
+
+/// Shape of a BERT encoder, in Hugging Face's names. Fields that do not matter here are passed over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EncoderConfig {
+    /// Must be `bert`.
+    pub model_type: String,
+    /// Size of the token vocabulary.
+    pub vocab_size: usize,
+    /// Width of a token's state.
+    pub hidden_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Number of attention heads; divides the width.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Longest input in tokens.
+    pub max_position_embeddings: usize,
+    /// Number of segment types; two are needed.
+    pub type_vocab_size: usize,
+    /// Must be `gelu` (the exact one, by the error function).
+    pub hidden_act: String,
+    /// Added to the variance in layer normalisation.
+    pub layer_norm_eps: f64,
+    /// Must be `absolute` where given.
+    #[serde(default = "absolute")]
+    pub position_embedding_type: String,
+}
+
+fn absolute() -> String {
+    "absolute".to_owned()
+}
+
+impl EncoderConfig {
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is not JSON or describes an encoder that is not served here.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let config: Self = serde_json::from_slice(json)
+            .map_err(|error| Error::model(CONFIG_FILE, format!("{error}; a BERT encoder's config.json is needed")))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Names (Hugging Face's, without `bert.`) and shapes of the weights that serving reads, the head's included.
+    #[must_use]
+    pub fn weight_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (width, inner) = (self.hidden_size, self.intermediate_size);
+        let mut shapes = vec![
+            ("embeddings.word_embeddings.weight".to_owned(), vec![self.vocab_size, width]),
+            ("embeddings.position_embeddings.weight".to_owned(), vec![self.max_position_embeddings, width]),
+            ("embeddings.token_type_embeddings.weight".to_owned(), vec![self.type_vocab_size, width]),
+            ("classifier.weight".to_owned(), vec![OUTPUTS, 2 * width]),
+            ("classifier.bias".to_owned(), vec![OUTPUTS]),
+        ];
+        let mut norms = vec!["embeddings.LayerNorm".to_owned()];
+        for layer in 0..self.num_hidden_layers {
+            let prefix = format!("encoder.layer.{layer}");
+            for (name, out, from) in [
+                ("attention.self.query", width, width),
+                ("attention.self.key", width, width),
+                ("attention.self.value", width, width),
+                ("attention.output.dense", width, width),
+                ("intermediate.dense", inner, width),
+                ("output.dense", width, inner),
+            ] {
+                shapes.push((format!("{prefix}.{name}.weight"), vec![out, from]));
+                shapes.push((format!("{prefix}.{name}.bias"), vec![out]));
+            }
+            norms.push(format!("{prefix}.attention.output.LayerNorm"));
+            norms.push(format!("{prefix}.output.LayerNorm"));
+        }
+        for norm in norms {
+            shapes.push((format!("{norm}.weight"), vec![width]));
+            shapes.push((format!("{norm}.bias"), vec![width]));
+        }
+        shapes
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |reason: String| Err(Error::model(CONFIG_FILE, reason));
+        if self.model_type != "bert" {
+            return refuse(format!("model_type is `{}`, only `bert` is served", self.model_type));
+        }
+        if self.hidden_act != "gelu" {
+            return refuse(format!("hidden_act is `{}`, only `gelu` is served", self.hidden_act));
+        }
+        if self.position_embedding_type != "absolute" {
+            return refuse(format!(
+                "position_embedding_type is `{}`, only `absolute` is served",
+                self.position_embedding_type
+            ));
+        }
+        if self.num_attention_heads == 0 || !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return refuse(format!(
+                "hidden_size {} is no multiple of num_attention_heads {}",
+                self.hidden_size, self.num_attention_heads
+            ));
+        }
+        if self.type_vocab_size < 2 {
+            return refuse("type_vocab_size is below 2, two segment types are needed".to_owned());
+        }
+        for (name, value) in [
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("intermediate_size", self.intermediate_size),
+            ("vocab_size", self.vocab_size),
+        ] {
+            if value == 0 || value > 1 << 20 {
+                return refuse(format!("{name} is {value}"));
+            }
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            return refuse(format!("layer_norm_eps is {}", self.layer_norm_eps));
+        }
+        Ok(())
+    }
+}
+
+/// How a logit becomes a probability: `1 / (1 + exp(-(scale · logit + bias)))` (Platt scaling).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Positive, so that the order of scores stays.
+    pub scale: f32,
+    /// Added after scaling.
+    pub bias: f32,
+}
+
+impl Calibration {
+    /// Leaves the logit as it is.
+    pub const IDENTITY: Self = Self { scale: 1.0, bias: 0.0 };
+
+    /// The probability that belongs to a logit, 0 to 1.
+    #[must_use]
+    pub fn probability(self, logit: f32) -> f32 {
+        1.0 / (1.0 + (-(self.scale * logit + self.bias)).exp())
+    }
+}
+
+/// One input with the logits that the served weights gave for it when the model was made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Golden {
+    /// The last user message before the response.
+    pub last_user: String,
+    /// The response.
+    pub response: String,
+    /// The follow-up turn.
+    pub follow_up: String,
+    /// A logit per output.
+    pub logits: Vec<f32>,
+}
+
+/// `tagger.json`: all that serving needs beside the encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaggerConfig {
+    /// First part of the version in every row; small letters, digits and dashes.
+    pub name: String,
+    /// Must be [`TEMPLATE`].
+    pub template: String,
+    /// Longest input in tokens, special ones included.
+    pub max_tokens: usize,
+    /// Names of the outputs in order: the labels, `sat`, `dsat`.
+    pub outputs: Vec<String>,
+    /// Per output.
+    pub calibration: Vec<Calibration>,
+    /// Per output: the calibrated probability from which on it fires.
+    pub thresholds: Vec<f32>,
+    /// Checked when the model is loaded.
+    pub golden: Vec<Golden>,
+}
+
+/// Fewest tokens of an input: below it no text survives beside the special tokens.
+const FEWEST_TOKENS: usize = 16;
+
+impl TaggerConfig {
+    /// Reads and checks a `tagger.json` against the encoder's shape.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is not JSON or does not fit this program or the encoder.
+    pub fn parse(json: &[u8], encoder: &EncoderConfig) -> Result<Self> {
+        let config: Self =
+            serde_json::from_slice(json).map_err(|error| Error::model(TAGGER_FILE, error.to_string()))?;
+        config.check(encoder)?;
+        Ok(config)
+    }
+
+    fn check(&self, encoder: &EncoderConfig) -> Result<()> {
+        let refuse = |reason: String| Err(Error::model(TAGGER_FILE, reason));
+        let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return refuse(format!("name `{}` is not made of small letters, digits and dashes", self.name));
+        }
+        if self.template != TEMPLATE {
+            return refuse(format!("template is `{}`, this program serves `{TEMPLATE}`", self.template));
+        }
+        if !(FEWEST_TOKENS..=encoder.max_position_embeddings).contains(&self.max_tokens) {
+            return refuse(format!(
+                "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
+                self.max_tokens, encoder.max_position_embeddings
+            ));
+        }
+        if !self.outputs.iter().map(String::as_str).eq((0..OUTPUTS).filter_map(output_name)) {
+            return refuse("outputs are not the labels in their order, then `sat` and `dsat`".to_owned());
+        }
+        if self.calibration.len() != OUTPUTS || self.thresholds.len() != OUTPUTS {
+            return refuse(format!("calibration and thresholds need {OUTPUTS} entries each"));
+        }
+        if !self.calibration.iter().all(|each| each.scale.is_finite() && each.scale > 0.0 && each.bias.is_finite()) {
+            return refuse("a calibration is not finite, or its scale not above 0".to_owned());
+        }
+        if !self.thresholds.iter().all(|threshold| (0.0..=1.0).contains(threshold)) {
+            return refuse("a threshold is not between 0 and 1".to_owned());
+        }
+        if self.golden.is_empty() || self.golden.iter().any(|golden| golden.logits.len() != OUTPUTS) {
+            return refuse(format!("golden examples are missing, or lack some of their {OUTPUTS} logits"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! From logits to probabilities and decisions, fitted on the validation part.
+
+use uptake_tagger::Calibration;
+
+use crate::metrics::{Case, Decision};
+
+/// Strength of the pull towards leaving logits as they are, in cases: what few cases say is not to be believed.
+const PULL: f64 = 4.0;
+
+/// Platt scaling with smoothed targets (Platt 1999) and a pull towards scale 1 and bias 0, by Newton's method.
+///
+/// The scale is kept positive, so that the order of scores stays.
+pub(crate) fn fit(cases: &[Case]) -> Calibration {
+    let positives = cases.iter().filter(|case| case.holds).count() as f64;
+    let negatives = cases.len() as f64 - positives;
+    let (high, low) = ((positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0));
+    let objective = |scale: f64, bias: f64| -> f64 {
+        let pull = PULL / 2.0 * ((scale - 1.0).powi(2) + bias.powi(2));
+        let surprise = cases.iter().map(|case| {
+            let logit = scale * case.score + bias;
+            let target = if case.holds { high } else { low };
+            logit.max(0.0) - logit * target + (-logit.abs()).exp().ln_1p()
+        });
+        pull + surprise.sum::<f64>()
+    };
+    let (mut scale, mut bias) = (1.0, 0.0);
+    for _ in 0..100 {
+        let (mut by_scale, mut by_bias) = (PULL * (scale - 1.0), PULL * bias);
+        let (mut scale_scale, mut scale_bias, mut bias_bias) = (PULL, 0.0, PULL);
+        for case in cases {
+            let probability = 1.0 / (1.0 + (-(scale * case.score + bias)).exp());
+            let error = probability - if case.holds { high } else { low };
+            let weight = probability * (1.0 - probability);
+            by_scale += error * case.score;
+            by_bias += error;
+            scale_scale += weight * case.score * case.score;
+            scale_bias += weight * case.score;
+            bias_bias += weight;
+        }
+        // The pull makes the matrix positive definite: it can always be inverted.
+        let determinant = scale_scale * bias_bias - scale_bias * scale_bias;
+        let step_scale = (bias_bias * by_scale - scale_bias * by_bias) / determinant;
+        let step_bias = (scale_scale * by_bias - scale_bias * by_scale) / determinant;
+        let before = objective(scale, bias);
+        let mut length = 1.0;
+        while length > 1e-6 && objective(scale - length * step_scale, bias - length * step_bias) > before {
+            length /= 2.0;
+        }
+        scale -= length * step_scale;
+        bias -= length * step_bias;
+        if length * (step_scale.abs() + step_bias.abs()) < 1e-9 {
+            break;
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "calibration is of single precision")]
+    Calibration { scale: scale.max(0.05) as f32, bias: bias as f32 }
+}
+
+/// Fewest cases that fire for a precision to mean anything.
+const FEWEST: usize = 5;
+
+/// A threshold and how it was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Threshold {
+    pub(crate) value: f64,
+    /// Whether the target precision was reached on the cases; if not, the threshold is that of the best F1.
+    pub(crate) reached: bool,
+}
+
+/// The threshold of the best F1 among those that reach `precision`; of the best F1 at all where none does; 0.5 where there
+/// is no positive to learn from.
+pub(crate) fn threshold(cases: &[Case], precision: f64) -> Threshold {
+    let all = Decision::all(cases);
+    let best = |reaching: bool| {
+        all.iter()
+            .filter(|(_, decision)| !reaching || (decision.precision >= precision && decision.fired >= FEWEST))
+            .filter(|(_, decision)| decision.f1 > 0.0)
+            .max_by(|left, right| left.1.f1.total_cmp(&right.1.f1))
+            .map(|(threshold, _)| *threshold)
+    };
+    match (best(true), best(false)) {
+        (Some(value), _) => Threshold { value, reached: true },
+        (None, Some(value)) => Threshold { value, reached: false },
+        (None, None) => Threshold { value: 0.5, reached: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::metrics::calibration_error;
+
+    #[test]
+    fn calibration_undoes_a_distortion() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let cases: Vec<Case> = (0..5000)
+            .map(|_| {
+                let truth: f64 = random.random_range(-4.0..2.0);
+                let holds = random.random::<f64>() < 1.0 / (1.0 + (-truth).exp());
+                Case { score: 3.0 * truth + 2.0, holds }
+            })
+            .collect();
+        let calibration = fit(&cases);
+        assert!((calibration.scale - 1.0 / 3.0).abs() < 0.03, "{calibration:?}");
+        assert!((calibration.bias + 2.0 / 3.0).abs() < 0.1, "{calibration:?}");
+        #[expect(clippy::cast_possible_truncation, reason = "a logit")]
+        let calibrated: Vec<Case> = cases
+            .iter()
+            .map(|case| Case { score: f64::from(calibration.probability(case.score as f32)), holds: case.holds })
+            .collect();
+        assert!(calibration_error(&calibrated).unwrap() < 0.03);
+    }
+
+    #[test]
+    fn few_or_separable_cases_stay_finite_and_near_the_identity() {
+        let one = fit(&[Case { score: 3.0, holds: true }]);
+        assert!((one.scale - 1.0).abs() < 0.2 && one.bias.abs() < 0.2, "{one:?}");
+        let separable: Vec<Case> = (0..40).map(|i| Case { score: f64::from(i) - 20.0, holds: i >= 20 }).collect();
+        let fitted = fit(&separable);
+        assert!(fitted.scale.is_finite() && fitted.scale > 0.0 && fitted.bias.abs() < 5.0, "{fitted:?}");
+        assert_eq!(fit(&[]), Calibration::IDENTITY);
+        let reversed: Vec<Case> = (0..400).map(|i| Case { score: f64::from(i) - 200.0, holds: i < 200 }).collect();
+        assert!(fit(&reversed).scale > 0.0);
+    }
+
+    #[test]
+    fn a_threshold_reaches_its_precision_with_the_best_f1() {
+        let case = |score: u8, holds: bool| Case { score: f64::from(score) / 100.0, holds };
+        let mut cases: Vec<Case> = (50..100).map(|score| case(score, score >= 60)).collect();
+        cases.extend((0..50).map(|score| case(score, score % 10 == 0)));
+        let found = threshold(&cases, 0.9);
+        assert!(found.reached);
+        assert!(Decision::at(&cases, found.value).precision >= 0.9);
+        assert!((0.55..0.60).contains(&found.value), "{found:?}");
+    }
+
+    #[test]
+    fn an_unreachable_precision_and_no_positives_are_told() {
+        let coin: Vec<Case> = (0..40).map(|i| Case { score: f64::from(i) / 40.0, holds: i % 2 == 0 }).collect();
+        assert!(!threshold(&coin, 0.95).reached);
+        assert_eq!(threshold(&[], 0.9), Threshold { value: 0.5, reached: false });
+        assert_eq!(threshold(&[Case { score: 0.9, holds: false }], 0.9).value, 0.5);
+    }
+}

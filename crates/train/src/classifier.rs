@@ -1,0 +1,432 @@
+//! Fine-tunes an encoder into a signal classifier: `uptake train classifier`.
+//!
+//! Fit on the training part, stop by the validation part, calibrate and set thresholds on it, measure once on the test
+//! part, write a directory that the tagger serves: `config.json`, `tokenizer.json`, `model.safetensors` (`f16`),
+//! `tagger.json`, `metrics.json` and `README.md`, the card.
+
+mod batches;
+mod card;
+mod checkpoint;
+mod evaluation;
+mod output;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use uptake_model::labels::OUTPUTS;
+use uptake_tagger::{Encoder, EncoderConfig, Input, ModelFiles, Tagger, Template, read_weights};
+
+use crate::adamw::{AdamW, Rates, Settings};
+use crate::data::{self, Example, Part, Split};
+use crate::encoder::{self, TrainableEncoder};
+use crate::error::{Error, Result};
+
+pub use evaluation::{Figures, OutputFigures, SourceFigures};
+
+/// What is trained, from what, and how.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Options {
+    /// Files of labelled follow-ups, see [`crate::data`].
+    #[serde(serialize_with = "names")]
+    pub data: Vec<PathBuf>,
+    /// Directory of the pretrained encoder: `config.json`, `tokenizer.json`, `model.safetensors`.
+    #[serde(skip)]
+    pub base: PathBuf,
+    /// Directory of the model; must be new or empty, or hold the checkpoint of the same run, which is then taken up.
+    #[serde(skip)]
+    pub out: PathBuf,
+    /// Name of the model, the first part of its version.
+    pub name: String,
+    /// Of weights, order, dropout and split.
+    pub seed: u64,
+    /// Passes over the training part at most.
+    pub epochs: usize,
+    /// Passes without a better validation score after which training stops.
+    pub patience: usize,
+    /// Longest input in tokens.
+    pub max_tokens: usize,
+    /// Examples of a step at most.
+    pub batch: usize,
+    /// Tokens of a step at most, padding included.
+    pub batch_tokens: usize,
+    /// Highest learning rate of the encoder.
+    pub learning_rate: f64,
+    /// Highest learning rate of the head, which starts from nothing.
+    pub head_learning_rate: f64,
+    /// See AdamW.
+    pub weight_decay: f64,
+    /// Part of all steps in which the rate rises to its highest; it falls to nothing in the others.
+    pub warm_up: f64,
+    /// Largest norm of a gradient.
+    pub clip: f64,
+    /// Part of the pooled state that is dropped in a step.
+    pub dropout: f32,
+    /// Fraction of conversations for validation.
+    pub validation: f64,
+    /// Fraction of conversations for the test.
+    pub test: f64,
+    /// Precision that thresholds aim at.
+    pub target_precision: f64,
+    /// Steps between checkpoints.
+    pub checkpoint_steps: usize,
+    /// Sources whose texts were written for training; figures are given with and without them.
+    pub written_sources: Vec<String>,
+    /// For the card: where the encoder comes from, and under which licence.
+    pub base_origin: String,
+    /// For the card: where the data come from.
+    pub data_origin: String,
+}
+
+/// Only the names: where files lay on one machine is nobody's business who gets the model.
+fn names<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data: Vec::new(),
+            base: PathBuf::new(),
+            out: PathBuf::new(),
+            name: "minilm-signals".to_owned(),
+            seed: 1,
+            epochs: 4,
+            patience: 2,
+            max_tokens: 128,
+            batch: 32,
+            batch_tokens: 4096,
+            learning_rate: 8e-5,
+            head_learning_rate: 1e-3,
+            weight_decay: 0.01,
+            warm_up: 0.08,
+            clip: 1.0,
+            dropout: 0.1,
+            validation: 0.12,
+            test: 0.12,
+            target_precision: 0.8,
+            checkpoint_steps: 50,
+            written_sources: vec!["authored".to_owned()],
+            base_origin: String::new(),
+            data_origin: String::new(),
+        }
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::Invalid(reason.to_owned()));
+        let fraction = |value: f64| (0.0..1.0).contains(&value);
+        if self.data.is_empty() {
+            return refuse("no data file is named");
+        }
+        if self.epochs == 0 || self.batch == 0 || self.checkpoint_steps == 0 || self.patience == 0 {
+            return refuse("epochs, batch, patience and checkpoint_steps must be at least 1");
+        }
+        if self.batch_tokens < self.max_tokens {
+            return refuse("batch_tokens must be at least max_tokens, or no input fits a step");
+        }
+        if !(self.validation > 0.0 && self.test > 0.0 && self.validation + self.test < 1.0) {
+            return refuse("validation and test must be above 0 and leave something to train on");
+        }
+        if !(fraction(f64::from(self.dropout)) && fraction(self.warm_up) && fraction(self.target_precision)) {
+            return refuse("dropout, warm_up and target_precision must be from 0 to below 1");
+        }
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        if !(positive(self.learning_rate) && positive(self.head_learning_rate) && positive(self.clip)) {
+            return refuse("learning rates and clip must be above 0");
+        }
+        Ok(())
+    }
+}
+
+/// One pass, as measured on the validation part.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Counted from 1.
+    pub epoch: usize,
+    /// Mean loss over the pass.
+    pub training_loss: f64,
+    /// Mean loss on the validation part.
+    pub validation_loss: f64,
+    /// Average precision of `sat`.
+    pub sat: f64,
+    /// Average precision of `dsat`.
+    pub dsat: f64,
+    /// Mean average precision of the labels that have enough positives.
+    pub labels: f64,
+    /// Mean of the three: what decides which pass is kept.
+    pub score: f64,
+}
+
+/// What the caller is told while a model is trained.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Data are read and split.
+    Prepared {
+        /// The seed of all randomness.
+        seed: u64,
+        /// Examples to train on, to validate with, to test on.
+        parts: [usize; 3],
+        /// Examples without text, left out.
+        empty: usize,
+        /// Steps if no early stop comes.
+        steps: usize,
+        /// Steps done before, in a run that is taken up.
+        done: usize,
+    },
+    /// A step is done.
+    Step {
+        /// Counted from 1.
+        epoch: usize,
+        /// Steps done.
+        step: usize,
+        /// Of it.
+        loss: f64,
+        /// Norm of the gradients before clipping.
+        norm: f64,
+        /// Wall time of it.
+        seconds: f64,
+    },
+    /// A pass is measured on the validation part.
+    Validated(&'a Epoch),
+    /// Training stopped before the last pass, since the validation score no longer rises.
+    StoppedEarly,
+    /// The model is written; what the test part says.
+    Finished(&'a Figures),
+}
+
+/// Examples as the encoder sees them.
+struct Prepared {
+    examples: Vec<Example>,
+    inputs: Vec<Input>,
+    training: Vec<usize>,
+    validation: Vec<usize>,
+    test: Vec<usize>,
+    empty: usize,
+}
+
+impl Prepared {
+    fn new(options: &Options, template: &Template) -> Result<Self> {
+        let split = Split { seed: options.seed, validation: options.validation, test: options.test };
+        let mut prepared = Self {
+            examples: Vec::new(),
+            inputs: Vec::new(),
+            training: Vec::new(),
+            validation: Vec::new(),
+            test: Vec::new(),
+            empty: 0,
+        };
+        for example in data::read(&options.data)? {
+            let Some(input) = template.encode(&example.exchange())? else {
+                prepared.empty += 1;
+                continue;
+            };
+            let part = match split.part(&example.conversation_id) {
+                Part::Training => &mut prepared.training,
+                Part::Validation => &mut prepared.validation,
+                Part::Test => &mut prepared.test,
+            };
+            part.push(prepared.inputs.len());
+            prepared.examples.push(example);
+            prepared.inputs.push(input);
+        }
+        if prepared.training.is_empty() || prepared.validation.is_empty() || prepared.test.is_empty() {
+            return Err(Error::Invalid(format!(
+                "{} examples are too few: training, validation and test need some each",
+                prepared.inputs.len()
+            )));
+        }
+        Ok(prepared)
+    }
+
+    fn targets(&self, indexes: &[usize]) -> Vec<&[f32; OUTPUTS]> {
+        indexes.iter().map(|index| &self.examples[*index].targets).collect()
+    }
+
+    fn inputs(&self, indexes: &[usize]) -> Vec<&Input> {
+        indexes.iter().map(|index| &self.inputs[*index]).collect()
+    }
+}
+
+/// The pretrained encoder's directory.
+struct Base {
+    config: EncoderConfig,
+    config_bytes: Vec<u8>,
+    tokenizer: Vec<u8>,
+    weights: Vec<u8>,
+}
+
+impl Base {
+    fn read(directory: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = directory.join(name);
+            std::fs::read(&path).map_err(|source| Error::File { action: "read", path, source })
+        };
+        let config_bytes = read(uptake_tagger::CONFIG_FILE)?;
+        Ok(Self {
+            config: EncoderConfig::parse(&config_bytes)?,
+            config_bytes,
+            tokenizer: read(uptake_tagger::TOKENIZER_FILE)?,
+            weights: read(uptake_tagger::WEIGHTS_FILE)?,
+        })
+    }
+}
+
+/// Trains a classifier and writes it to `options.out`; returns its figures on the test part.
+///
+/// A run that was killed is taken up at its last checkpoint when it is started again with the same options.
+///
+/// # Errors
+/// [`Error::Invalid`] and [`Error::Data`] for options or data that cannot be trained with, [`Error::File`] where a file
+/// cannot be read or written, [`Error::Diverged`] where the loss is no number any more.
+pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figures> {
+    options.check()?;
+    let base = Base::read(&options.base)?;
+    if !(16..=base.config.max_position_embeddings).contains(&options.max_tokens) {
+        return Err(Error::Invalid(format!(
+            "max_tokens is {}, the encoder takes 16 to {}",
+            options.max_tokens, base.config.max_position_embeddings
+        )));
+    }
+    let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens)?;
+    let prepared = Prepared::new(options, &template)?;
+    output::prepare(&options.out)?;
+    let mut run = Run::new(options, &base, &prepared)?;
+    let steps = options.epochs * run.steps_per_epoch(0);
+    tell(&Event::Prepared {
+        seed: options.seed,
+        parts: [prepared.training.len(), prepared.validation.len(), prepared.test.len()],
+        empty: prepared.empty,
+        steps,
+        done: run.progress.steps,
+    });
+    while run.progress.epoch < options.epochs {
+        run.epoch(tell)?;
+        if run.progress.stale >= options.patience && run.progress.epoch < options.epochs {
+            tell(&Event::StoppedEarly);
+            break;
+        }
+    }
+    let weights = checkpoint::best(&options.out)?;
+    let figures = output::finish(options, &base, &prepared, weights, &run.progress.history)?;
+    checkpoint::remove(&options.out)?;
+    tell(&Event::Finished(&figures));
+    Ok(figures)
+}
+
+/// A run between two steps.
+struct Run<'a> {
+    options: &'a Options,
+    prepared: &'a Prepared,
+    encoder: TrainableEncoder,
+    optimiser: AdamW,
+    progress: checkpoint::Progress,
+}
+
+impl<'a> Run<'a> {
+    fn new(options: &'a Options, base: &Base, prepared: &'a Prepared) -> Result<Self> {
+        let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+        let pretrained = read_weights(&base.weights)?;
+        let encoder = TrainableEncoder::new(base.config.clone(), &pretrained, &mut random)?;
+        let settings = Settings { decay: options.weight_decay, clip: options.clip };
+        let mut optimiser = AdamW::new(encoder.weights(), settings);
+        let progress = checkpoint::take_up(options, &encoder, &mut optimiser)?;
+        Ok(Self { options, prepared, encoder, optimiser, progress })
+    }
+
+    fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
+        let order = batches::Order {
+            seed: self.options.seed,
+            epoch,
+            examples: self.options.batch,
+            tokens: self.options.batch_tokens,
+        };
+        order.batches(&self.prepared.training, |index| self.prepared.inputs[index].tokens.len())
+    }
+
+    fn steps_per_epoch(&self, epoch: usize) -> usize {
+        self.batches(epoch).len()
+    }
+
+    /// One pass, from where the last checkpoint left it.
+    fn epoch(&mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<()> {
+        let epoch = self.progress.epoch;
+        let batches = self.batches(epoch);
+        let total = batches.len() * self.options.epochs;
+        for batch in batches.iter().skip(self.progress.batch) {
+            let started = Instant::now();
+            let (loss, norm) = self.step(batch, total)?;
+            self.progress.steps += 1;
+            self.progress.batch += 1;
+            self.progress.loss += loss;
+            tell(&Event::Step {
+                epoch: epoch + 1,
+                step: self.progress.steps,
+                loss,
+                norm,
+                seconds: started.elapsed().as_secs_f64(),
+            });
+            if self.progress.steps.is_multiple_of(self.options.checkpoint_steps) {
+                checkpoint::write(self.options, &self.encoder, &self.optimiser, &self.progress)?;
+            }
+        }
+        let measured = self.validate(self.progress.loss / batches.len() as f64)?;
+        tell(&Event::Validated(&measured));
+        let best = self.progress.history.iter().map(|epoch| epoch.score).fold(f64::NEG_INFINITY, f64::max);
+        if measured.score > best {
+            checkpoint::write_best(&self.options.out, &self.encoder)?;
+            self.progress.stale = 0;
+        } else {
+            self.progress.stale += 1;
+        }
+        self.progress.history.push(measured);
+        self.progress.epoch += 1;
+        self.progress.batch = 0;
+        self.progress.loss = 0.0;
+        checkpoint::write(self.options, &self.encoder, &self.optimiser, &self.progress)
+    }
+
+    fn step(&mut self, batch: &[usize], total: usize) -> Result<(f64, f64)> {
+        let step = self.progress.steps;
+        let mut random = ChaCha8Rng::seed_from_u64(self.options.seed);
+        random.set_stream(1 + step as u64);
+        let width = 2 * self.encoder.width();
+        let keep = encoder::keep(batch.len(), width, self.options.dropout, &mut random)?;
+        let logits = self.encoder.logits(&self.prepared.inputs(batch), Some(&keep))?;
+        let loss = encoder::loss(&logits, &encoder::targets(&self.prepared.targets(batch))?)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        let rise = rate(step, total, self.options.warm_up);
+        let rates = Rates { encoder: rise * self.options.learning_rate, head: rise * self.options.head_learning_rate };
+        let norm = self.optimiser.step(&loss.backward()?, rates)?;
+        match norm {
+            Some(norm) if value.is_finite() => Ok((value, norm)),
+            _ => Err(Error::Diverged { step }),
+        }
+    }
+
+    fn validate(&self, training_loss: f64) -> Result<Epoch> {
+        let serving = Encoder::new(self.encoder.config(), &self.encoder.tensors())?;
+        let logits = evaluation::logits(&serving, &self.prepared.inputs(&self.prepared.validation))?;
+        let targets = self.prepared.targets(&self.prepared.validation);
+        Ok(evaluation::epoch(self.progress.epoch + 1, training_loss, &logits, &targets))
+    }
+}
+
+/// Factor of the learning rate: a straight line up to 1, then one down to 0.
+fn rate(step: usize, total: usize, warm_up: f64) -> f64 {
+    let (step, total) = (step as f64 + 1.0, total as f64 + 1.0);
+    let rise = (warm_up * total).max(1.0);
+    if step < rise { step / rise } else { ((total - step) / (total - rise).max(1.0)).max(0.0) }
+}
+
+/// Loads what was written as the tagger would: a model that does not serve is never left behind as if it did.
+fn serve(files: &ModelFiles<'_>) -> Result<Tagger> {
+    Ok(Tagger::new(files, uptake_tagger::Options::default())?)
+}
+
+#[cfg(test)]
+#[path = "classifier/tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use uptake_tagger::{Exchange, tiny};
+
+use super::*;
+
+/// A directory with a tiny base encoder and data in which "thanks" is gratitude and "no" negative feedback.
+struct Fixture {
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().join("base");
+        std::fs::create_dir(&base).unwrap();
+        let files = tiny::files(1).unwrap();
+        std::fs::write(base.join("config.json"), &files.config).unwrap();
+        std::fs::write(base.join("tokenizer.json"), &files.tokenizer).unwrap();
+        std::fs::write(base.join("model.safetensors"), &files.weights).unwrap();
+        let mut lines = String::new();
+        for index in 0..600 {
+            let word = ["a b", "c d e", "so", "how i j"][index % 4];
+            let (follow_up, sat, dsat) = match index % 3 {
+                0 => (format!("thanks {word}"), "\"gratitude\"", ""),
+                1 => (format!("no {word}"), "", "\"negative_feedback\""),
+                _ => (format!("{word} it"), "", ""),
+            };
+            let source = if index % 2 == 0 { "authored" } else { "logs" };
+            writeln!(
+                lines,
+                r#"{{"conversation_id":"{}","source":"{source}","turn":2,"messages":[{{"role":"user","content":"how {word}"}},{{"role":"assistant","content":"so {index} it worked"}},{{"role":"user","content":"{follow_up}"}}],"sat":[{sat}],"dsat":[{dsat}]}}"#,
+                index / 2
+            )
+            .unwrap();
+        }
+        std::fs::write(directory.path().join("data.jsonl"), lines).unwrap();
+        Self { directory }
+    }
+
+    fn options(&self, out: &str) -> Options {
+        Options {
+            data: vec![self.directory.path().join("data.jsonl")],
+            base: self.directory.path().join("base"),
+            out: self.directory.path().join(out),
+            name: "tiny-signals".to_owned(),
+            max_tokens: 32,
+            learning_rate: 3e-3,
+            head_learning_rate: 1e-2,
+            epochs: 3,
+            validation: 0.2,
+            test: 0.2,
+            checkpoint_steps: 5,
+            ..Options::default()
+        }
+    }
+}
+
+#[test]
+fn a_model_learns_is_written_and_served() {
+    let fixture = Fixture::new();
+    let options = fixture.options("model");
+    let mut epochs = Vec::new();
+    let figures = train(&options, &mut |event| {
+        if let Event::Validated(epoch) = event {
+            epochs.push(**epoch);
+        }
+    })
+    .unwrap();
+    assert_eq!(epochs.len(), 3);
+    let output = |name: &str| figures.outputs.iter().find(|output| output.output == name).unwrap();
+    for name in ["gratitude", "negative_feedback", "sat", "dsat"] {
+        let figure = output(name);
+        assert!(figure.auroc.unwrap().value > 0.98, "{figure:?}");
+        assert!(figure.f1.unwrap().value > 0.9, "{figure:?}");
+        assert!(figure.calibration_error.unwrap() < 0.15, "{figure:?}");
+    }
+    assert!(output("humor").auroc.is_none());
+    let sources: Vec<&str> = figures.sources.iter().map(|source| source.source.as_str()).collect();
+    assert_eq!(sources, ["real (all but written)", "written", "authored", "logs"]);
+
+    let tagger = Tagger::open(&options.out, uptake_tagger::Options::default()).unwrap();
+    let exchange = |follow_up| Exchange { last_user: "how a b", response: "so it worked", follow_up };
+    let scores = tagger.tag(&[exchange("thanks c d"), exchange("no c d"), exchange("c d it")]).unwrap();
+    let fired: Vec<Vec<&str>> =
+        scores.iter().map(|scores| scores.firing().map(|label| label.name()).collect()).collect();
+    assert_eq!(fired, [vec!["gratitude"], vec!["negative_feedback"], vec![]]);
+
+    let card = std::fs::read_to_string(options.out.join("README.md")).unwrap();
+    assert!(card.contains(tagger.version()), "{card}");
+    assert!(card.contains("| gratitude |"), "{card}");
+    let metrics: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(options.out.join("metrics.json")).unwrap()).unwrap();
+    assert_eq!(metrics["options"]["data"][0], "data.jsonl");
+    assert!(!options.out.join("checkpoint").exists());
+}
+
+/// A run that dies and one that does not end in the same bytes.
+#[test]
+fn a_killed_run_is_taken_up_where_it_was() {
+    let fixture = Fixture::new();
+    let whole = fixture.options("whole");
+    let _ = train(&whole, &mut |_| {}).unwrap();
+    let killed = fixture.options("killed");
+    for at in [8, 21] {
+        let death = catch_unwind(AssertUnwindSafe(|| {
+            train(&killed, &mut |event| {
+                assert!(!matches!(event, Event::Step { step, .. } if *step == at), "killed at {at}");
+            })
+        }));
+        assert!(death.is_err());
+    }
+    let other = Options { learning_rate: 1e-3, ..killed.clone() };
+    let error = train(&other, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("a run with other options"), "{error}");
+    let mut done = 0;
+    let _ = train(&killed, &mut |event| {
+        if let Event::Prepared { done: steps, .. } = event {
+            done = *steps;
+        }
+    })
+    .unwrap();
+    assert_eq!(done, 20);
+    for file in ["model.safetensors", "tagger.json", "metrics.json", "README.md"] {
+        let read = |options: &Options| std::fs::read(options.out.join(file)).unwrap();
+        assert!(read(&whole) == read(&killed), "{file} differs");
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_before_anything_is_written() {
+    let fixture = Fixture::new();
+    let good = fixture.options("refused");
+    let few = fixture.directory.path().join("few.jsonl");
+    let text = std::fs::read_to_string(&good.data[0]).unwrap();
+    std::fs::write(&few, text.lines().next().unwrap()).unwrap();
+    for (options, reason) in [
+        (Options { data: vec![], ..good.clone() }, "no data file is named"),
+        (Options { epochs: 0, ..good.clone() }, "at least 1"),
+        (Options { data: vec![few], ..good.clone() }, "1 examples are too few"),
+        (Options { base: "nowhere".into(), ..good.clone() }, "read `nowhere/config.json`"),
+        (Options { test: 0.9, ..good.clone() }, "leave something to train on"),
+        (Options { max_tokens: 9999, batch_tokens: 9999, ..good.clone() }, "max_tokens is 9999"),
+        (Options { learning_rate: f64::NAN, ..good.clone() }, "learning rates"),
+    ] {
+        let error = train(&options, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error} lacks {reason}");
+        assert!(!options.out.exists(), "{reason}");
+    }
+}
+
+#[test]
+fn a_directory_that_holds_something_is_left_alone() {
+    let fixture = Fixture::new();
+    let options = fixture.options("full");
+    std::fs::create_dir(&options.out).unwrap();
+    std::fs::write(options.out.join("keep"), "me").unwrap();
+    let error = train(&options, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("is not empty"), "{error}");
+}
+
+#[test]
+fn the_rate_rises_then_falls_to_nothing() {
+    let rates: Vec<f64> = (0..100).map(|step| rate(step, 100, 0.1)).collect();
+    assert!(rates.windows(2).take(8).all(|pair| pair[0] < pair[1]));
+    assert!(rates.windows(2).skip(12).all(|pair| pair[0] > pair[1]));
+    assert!(rates[0] > 0.0 && rates[99] >= 0.0 && rates[99] < 0.02);
+    assert!(rates.iter().all(|rate| (0.0..=1.0).contains(rate)));
+    assert!((rate(0, 1, 0.0)).is_finite());
+}

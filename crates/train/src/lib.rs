@@ -1,0 +1,23 @@
+//! Training: from labelled data to a model directory that the tagger serves.
+//!
+//! Core types, one line each:
+//! - [`classifier::train`]: fine-tunes an encoder on labelled follow-ups, calibrates it, measures it on conversations held
+//!   out, writes the model with its card.
+//! - [`data::Example`]: one labelled follow-up; [`data::Split`]: which part of the data a conversation belongs to.
+//! - [`metrics`]: AUROC, average precision, F1, calibration error, and their intervals over conversations.
+//!
+//! Invariants: a conversation is in one part of the split only; nothing measured on the test part decides anything; all
+//! randomness comes from one seed, which is told; every weight that the loss depends on gets a gradient (a test proves it,
+//! since candle's fused operations silently have none).
+//!
+//! Absent on purpose: drawing progress (the caller is told of events) and serving.
+
+mod adamw;
+mod calibration;
+pub mod classifier;
+pub mod data;
+mod encoder;
+mod error;
+pub mod metrics;
+
+pub use error::{Error, ErrorKind, Result};
