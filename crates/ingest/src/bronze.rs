@@ -1,0 +1,523 @@
+//! The one writer of bronze: rows, dead letters and positions of a flush, each record once whatever is killed when.
+//!
+//! Two tables cannot be committed as one, so the order decides: dead letters first, then events. The position in the
+//! *events* table is where a reader starts again. When the dead letters are ahead of it, somebody was killed in between:
+//! the offsets of the letters behind the events position are read back, and those records stay letters. The position in
+//! the dead-letters table is therefore a bound, "no letter at or behind it", and grows with every commit of letters.
+//!
+//! Every commit compares: it is made only where the stored position is the one that this writer began from. A lost
+//! answer, or a twin that was faster, shows as a moved position; then the positions are read again, what the table holds
+//! already is taken out of the flush, and the rest is tried anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use tracing::{info, warn};
+use uptake_lake::{Advance, CommitRequest, Committed, Lake, Table};
+use uptake_model::rows::{self, EventRow, LetterRow};
+use uptake_model::tables::{DEAD_LETTERS, EVENTS};
+use uptake_model::time::Micros;
+use uptake_model::{Next, SourcePartition};
+use uptake_progress::ownership::Ownership;
+
+use crate::buffer::{Buffer, Part};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Metrics, RecordOutcome};
+
+/// Rows are turned into record batches of about this many bytes each.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// How often a flush adapts to positions that another writer moves before it gives up.
+const MOST_CONFLICTS: usize = 8;
+
+/// Where a partition's reader starts, as the tables say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The next offset that the events table expects; `None` when it never saw this partition.
+    pub next: Option<Next>,
+    /// The offset behind the last dead letter, when the dead letters are ahead of the events.
+    pub letters_next: Option<Next>,
+}
+
+/// How often and how patiently passing faults are tried again.
+#[derive(Debug, Clone, Copy)]
+pub struct Retries {
+    /// Attempts in all, at least one.
+    pub attempts: u32,
+    /// First pause; it doubles each time.
+    pub pause: Duration,
+    /// Longest pause.
+    pub longest_pause: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { attempts: 8, pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10) }
+    }
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Rows that this flush added to `events`.
+    pub events: u64,
+    /// Rows that this flush added to `dead_letters`.
+    pub letters: u64,
+    /// Exact copies dropped.
+    pub duplicates: u64,
+    /// Null payloads.
+    pub tombstones: u64,
+    /// Where each flushed partition stands now.
+    pub positions: BTreeMap<SourcePartition, Next>,
+    /// The version of the events table after the flush.
+    pub version: i64,
+}
+
+/// What is known of one partition's positions.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    events: Option<Next>,
+    letters: Option<Next>,
+    /// Offsets at or behind `events` that are dead letters already.
+    settled: BTreeSet<i64>,
+}
+
+/// The one writer of bronze.
+pub struct Bronze {
+    lake: Lake,
+    events: Table,
+    letters: Table,
+    pipeline: String,
+    version: String,
+    known: BTreeMap<SourcePartition, Known>,
+    ownership: Option<Arc<Mutex<Ownership>>>,
+    allowed_disorder: Duration,
+    retries: Retries,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Bronze {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Bronze").field("pipeline", &self.pipeline).field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+impl Bronze {
+    /// Opens the two bronze tables, making them where they are absent. Positions are kept under `pipeline`.
+    ///
+    /// # Errors
+    /// When the lake cannot be read or written.
+    pub async fn open(lake: &Lake, pipeline: &str) -> Result<Self> {
+        check_pipeline(pipeline)?;
+        let events = lake.table(&EVENTS).await.map_err(Error::lake("open the table bronze.events"))?;
+        let letters = lake.table(&DEAD_LETTERS).await.map_err(Error::lake("open the table bronze.dead_letters"))?;
+        Ok(Self {
+            lake: lake.clone(),
+            events,
+            letters,
+            pipeline: pipeline.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            known: BTreeMap::new(),
+            ownership: None,
+            allowed_disorder: Duration::from_secs(600),
+            retries: Retries::default(),
+            metrics: Metrics::global(),
+        })
+    }
+
+    /// Publishes only what `ownership` still holds.
+    pub fn with_ownership(mut self, ownership: Arc<Mutex<Ownership>>) -> Self {
+        self.ownership = Some(ownership);
+        self
+    }
+
+    /// Retries passing faults like this.
+    pub fn with_retries(mut self, retries: Retries) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Watermarks stay this far behind the latest event.
+    pub fn with_allowed_disorder(mut self, allowed: Duration) -> Self {
+        self.allowed_disorder = allowed;
+        self
+    }
+
+    /// Reads where a partition stands. Reading starts at `next`; records before it that are given all the same are dropped.
+    ///
+    /// # Errors
+    /// When the lake cannot be read.
+    pub async fn resume(&mut self, source: &SourcePartition) -> Result<Resume> {
+        let known = self.read_positions(source).await?;
+        let ahead = known.letters.filter(|letters| known.events.is_none_or(|events| *letters > events));
+        if let Some(ahead) = ahead {
+            info!(
+                partition = %source, letters = known.settled.len(), until = ahead.0,
+                "a flush was cut off between dead letters and events; its letters stay letters"
+            );
+        }
+        let resume = Resume { next: known.events, letters_next: ahead };
+        self.known.insert(source.clone(), known);
+        Ok(resume)
+    }
+
+    /// Whether any partition of a topic has a stored position.
+    ///
+    /// # Errors
+    /// When the lake cannot be read.
+    pub async fn knows_topic(&self, topic: &str) -> Result<bool> {
+        let prefix = format!("{}/{topic}/", self.pipeline);
+        let positions = self.events.positions(&prefix).await.map_err(Error::lake(format!("read the positions of {topic}")))?;
+        Ok(!positions.is_empty())
+    }
+
+    /// Forgets a partition; the next flush of it reads its positions again.
+    pub fn forget(&mut self, source: &SourcePartition) {
+        self.known.remove(source);
+    }
+
+    async fn read_positions(&self, source: &SourcePartition) -> Result<Known> {
+        let key = source.position_key(&self.pipeline);
+        let what = format!("read the position of {source}");
+        self.letters.refresh().await.map_err(Error::lake(what.clone()))?;
+        self.events.refresh().await.map_err(Error::lake(what.clone()))?;
+        let events = self.events.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
+        let letters = self.letters.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
+        let from = events.unwrap_or(Next(0));
+        let settled = match letters {
+            Some(until) if until > from => {
+                self.lake.letters_in(source, from, until).await.map_err(Error::lake(what))?
+            }
+            _ => BTreeSet::new(),
+        };
+        Ok(Known { events, letters, settled })
+    }
+
+    /// Writes a buffer: dead letters, then events and positions. Nothing of it is published twice, whatever happens.
+    ///
+    /// # Errors
+    /// When a passing fault outlasted the retries, the store refuses, or another writer keeps moving the same positions.
+    /// Then positions stand where they stood, and what was read since is read again after a restart.
+    #[tracing::instrument(name = "ingest.flush", skip_all, fields(rows = buffer.rows(), bytes = buffer.bytes()))]
+    pub async fn flush(&mut self, buffer: Buffer) -> Result<Flushed> {
+        let started = Instant::now();
+        let bytes = buffer.bytes() as u64;
+        let mut parts = buffer.parts;
+        let mut done = Flushed { version: self.events.version(), ..Flushed::default() };
+        for attempt in 0.. {
+            self.retain_owned(&mut parts);
+            self.settle(&mut parts, &mut done).await?;
+            if parts.is_empty() {
+                break;
+            }
+            if attempt == MOST_CONFLICTS {
+                return Err(Error::Conflict(format!(
+                    "other writers moved the positions of pipeline `{}` {MOST_CONFLICTS} times during one flush; \
+                     is another process outside this consumer group running under the same pipeline name?",
+                    self.pipeline
+                )));
+            }
+            if !self.commit_letters(&mut parts, &mut done).await? {
+                continue;
+            }
+            self.retain_owned(&mut parts);
+            if self.commit_events(&mut parts, &mut done).await? {
+                break;
+            }
+        }
+        self.metrics.flushed(started.elapsed(), bytes);
+        Ok(done)
+    }
+
+    /// Drops the parts of partitions that were given up since they were read.
+    fn retain_owned(&self, parts: &mut BTreeMap<SourcePartition, Part>) {
+        let Some(ownership) = &self.ownership else { return };
+        let ownership = ownership.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.retain(|source, part| {
+            let owned = part.epoch.is_none_or(|epoch| ownership.may_publish(source, epoch));
+            if !owned {
+                self.metrics.dropped("no_longer_owned", part.rows() as u64);
+                info!(partition = %source, rows = part.rows(), "dropped uncommitted rows of a partition that was given up");
+            }
+            owned
+        });
+    }
+
+    /// Brings what is known of the parts' positions up to date, and takes out what the tables hold already.
+    async fn settle(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<()> {
+        self.letters.refresh().await.map_err(Error::lake("read the position of the dead letters"))?;
+        for (source, part) in parts.iter_mut() {
+            let key = source.position_key(&self.pipeline);
+            let letters = self.letters.position(&key).await.map_err(Error::lake("read the position of the dead letters"))?;
+            let fresh = self.known.get(source).is_some_and(|known| known.letters == letters.map(Next));
+            if !fresh {
+                let known = self.read_positions(source).await?;
+                self.known.insert(source.clone(), known);
+            }
+            let known = self.known.entry(source.clone()).or_default();
+            let stored = known.events.unwrap_or(Next(i64::MIN));
+            let settled = &known.settled;
+            part.events.retain(|row| row.offset >= stored.0 && !settled.contains(&row.offset));
+            part.letters.retain(|row| row.offset >= stored.0 && !settled.contains(&row.offset));
+        }
+        parts.retain(|source, part| {
+            let stored = self.known.get(source).and_then(|known| known.events);
+            let ahead = stored.is_some_and(|stored| stored > part.to || (stored == part.to && !part.idle));
+            if let Some(stored) = stored.filter(|_| ahead) {
+                done.positions.insert(source.clone(), stored);
+            }
+            !ahead
+        });
+        Ok(())
+    }
+
+    /// Commits the dead letters of the parts, if there are any. False when a position had moved: settle and come again.
+    async fn commit_letters(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<bool> {
+        let mut advances = Vec::new();
+        let mut letters: Vec<LetterRow> = Vec::new();
+        let mut bounds: Vec<(SourcePartition, Next, Vec<i64>)> = Vec::new();
+        for (source, part) in parts.iter_mut().filter(|(_, part)| !part.letters.is_empty()) {
+            let from = self.known.get(source).and_then(|known| known.letters);
+            // Grows in every case, so that a lost answer can be told from a commit that never was.
+            let to = from.map_or(part.to, |from| part.to.max(Next(from.0 + 1)));
+            advances.push(Advance {
+                key: source.position_key(&self.pipeline),
+                from: from.map(|from| from.0),
+                to: to.0,
+            });
+            bounds.push((source.clone(), to, part.letters.iter().map(|row| row.offset).collect()));
+            letters.append(&mut part.letters);
+        }
+        if letters.is_empty() {
+            return Ok(true);
+        }
+        let batches = batches(&letters, LetterRow::size, rows::letters_batch)?;
+        let request = CommitRequest { batches, advances, watermarks: Vec::new(), metadata: self.metadata() };
+        match self.append(Target::Letters, &request).await? {
+            Appended::Written(_) => {
+                for row in &letters {
+                    self.metrics.refused(&row.topic, row.class);
+                }
+                done.letters += letters.len() as u64;
+                for (source, to, offsets) in bounds {
+                    self.metrics.records(&source.topic, RecordOutcome::DeadLetter, offsets.len() as u64, 0);
+                    let known = self.known.entry(source).or_default();
+                    known.letters = Some(to);
+                    known.settled.extend(offsets);
+                }
+                Ok(true)
+            }
+            // The span may be mine (a lost answer) or a twin's: which records became letters is read back from the table.
+            Appended::Moved => {
+                for row in letters {
+                    let source = SourcePartition::new(row.topic.clone(), row.partition);
+                    self.known.remove(&source);
+                    if let Some(part) = parts.get_mut(&source) {
+                        part.letters.push(row);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Commits the events and positions of the parts. False when a position had moved: settle and come again.
+    async fn commit_events(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<bool> {
+        if parts.is_empty() {
+            return Ok(true);
+        }
+        let mut advances = Vec::new();
+        let mut watermarks = Vec::new();
+        for (source, part) in parts.iter() {
+            let from = self.known.get(source).and_then(|known| known.events);
+            advances.push(Advance {
+                key: source.position_key(&self.pipeline),
+                from: from.map(|from| from.0),
+                to: part.to.0,
+            });
+            if let Some(newest) = part.newest {
+                watermarks.push((source.watermark_key(), self.watermark(newest)));
+            }
+            if part.newest.is_some() || part.idle {
+                watermarks.push((idle_key(source), i64::from(part.idle)));
+            }
+        }
+        let mut batches = Vec::new();
+        for part in parts.values() {
+            batches.extend(self::batches(&part.events, EventRow::size, rows::events_batch)?);
+        }
+        let request = CommitRequest { batches, advances, watermarks, metadata: self.metadata() };
+        match self.append(Target::Events, &request).await? {
+            Appended::Written(version) => {
+                done.version = version;
+                for (source, part) in std::mem::take(parts) {
+                    self.committed(source, &part, done);
+                }
+                Ok(true)
+            }
+            Appended::Moved => {
+                for source in parts.keys() {
+                    self.known.remove(source);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Takes note of a part whose events and position are committed.
+    fn committed(&mut self, source: SourcePartition, part: &Part, done: &mut Flushed) {
+        let topic = &source.topic;
+        self.metrics.records(topic, RecordOutcome::Stored, part.events.len() as u64, part.payload_bytes);
+        self.metrics.records(topic, RecordOutcome::Duplicate, part.duplicates, 0);
+        self.metrics.records(topic, RecordOutcome::Tombstone, part.tombstones, 0);
+        for kind in part.events.iter().filter_map(|row| row.clock_skew) {
+            self.metrics.skewed(topic, kind);
+        }
+        done.events += part.events.len() as u64;
+        done.duplicates += part.duplicates;
+        done.tombstones += part.tombstones;
+        done.positions.insert(source.clone(), part.to);
+        let known = self.known.entry(source).or_default();
+        known.events = Some(part.to);
+        known.settled = known.settled.split_off(&part.to.0);
+    }
+
+    /// Milliseconds since 1970 before which no more events are expected, given the newest.
+    fn watermark(&self, newest: Micros) -> i64 {
+        let disorder = i64::try_from(self.allowed_disorder.as_micros()).unwrap_or(i64::MAX);
+        newest.saturating_sub(disorder).div_euclid(1_000)
+    }
+
+    fn metadata(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut metadata = serde_json::Map::new();
+        metadata.insert("uptake.pipeline".to_owned(), self.pipeline.clone().into());
+        metadata.insert("uptake.version".to_owned(), self.version.clone().into());
+        metadata
+    }
+
+    /// One append with bounded, growing, jittered pauses between attempts at passing faults.
+    async fn append(&self, target: Target, request: &CommitRequest) -> Result<Appended> {
+        let name = target.name();
+        let mut pause = self.retries.pause;
+        for attempt in 1.. {
+            let started = Instant::now();
+            let table = match target {
+                Target::Events => &self.events,
+                Target::Letters => &self.letters,
+            };
+            let error = match table.append(request.clone()).await {
+                Ok(Committed::Written { version }) => {
+                    self.metrics.committed(name, started.elapsed());
+                    return Ok(Appended::Written(version));
+                }
+                Ok(Committed::AlreadyThere { .. }) => {
+                    self.metrics.conflict(name, "already_there");
+                    return Ok(Appended::Moved);
+                }
+                Err(error) => Error::lake(format!("append to bronze.{name}"))(error),
+            };
+            match error.kind() {
+                ErrorKind::Conflict => {
+                    self.metrics.conflict(name, "moved");
+                    info!(table = name, %error, "another writer moved a position; reading it again");
+                    return Ok(Appended::Moved);
+                }
+                ErrorKind::Retry if attempt < self.retries.attempts => {
+                    self.metrics.retry(name);
+                    let wait = jittered(pause, attempt);
+                    warn!(
+                        table = name, attempt, wait_ms = wait.as_millis(), error = %source_chain(&error),
+                        "could not commit, trying again; nothing is lost"
+                    );
+                    tokio::time::sleep(wait).await;
+                    pause = (pause * 2).min(self.retries.longest_pause);
+                }
+                _ => return Err(error),
+            }
+        }
+        Err(Error::Bug("the retries ended without an answer".to_owned()))
+    }
+}
+
+/// Which of the two tables.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Events,
+    Letters,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Events => EVENTS.name,
+            Self::Letters => DEAD_LETTERS.name,
+        }
+    }
+}
+
+/// How an append ended.
+enum Appended {
+    /// Committed as this version.
+    Written(i64),
+    /// A position was another one than expected: read it again.
+    Moved,
+}
+
+/// Record batches of about [`BATCH_BYTES`] each.
+fn batches<T>(
+    rows: &[T],
+    size: impl Fn(&T) -> usize,
+    build: impl Fn(&[T]) -> Result<RecordBatch, arrow::error::ArrowError>,
+) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (index, row) in rows.iter().enumerate() {
+        bytes += size(row);
+        if bytes >= BATCH_BYTES || index + 1 == rows.len() {
+            let batch = build(&rows[start..=index]).map_err(|error| Error::Bug(format!("build a batch of bronze: {error}")))?;
+            batches.push(batch);
+            start = index + 1;
+            bytes = 0;
+        }
+    }
+    Ok(batches)
+}
+
+/// A pause between half and all of `pause`; which, follows from the process and the attempt, so that a fleet spreads.
+fn jittered(pause: Duration, attempt: u32) -> Duration {
+    let mixed = (u64::from(std::process::id()) << 8 | u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let share = (mixed >> 40) as f64 / f64::from(1_u32 << 24);
+    pause.mul_f64(0.5 + share / 2.0)
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn source_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn check_pipeline(pipeline: &str) -> Result<()> {
+    let fits = !pipeline.is_empty()
+        && pipeline.len() <= 64
+        && pipeline.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if fits {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "`{pipeline}` is no pipeline name: use 1 to 64 letters, digits, `-`, `_` and `.` (positions are kept under it)"
+    )))
+}
+
+/// The application id under which the table notes whether a source is idle (1) or not (0).
+fn idle_key(source: &SourcePartition) -> String {
+    format!("idle/{}/{}", source.topic, source.partition)
+}

@@ -1,0 +1,76 @@
+//! librdkafka's configuration: what exactly-once needs, what the memory allows, and what the operator passes through.
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+use crate::error::{Error, Result};
+use crate::options::ConsumeOptions;
+
+/// Properties that uptake owns, and why nobody else may set them.
+const OWNED: [(&str, &str); 6] = [
+    ("group.id", "set ingest.group instead"),
+    ("enable.auto.commit", "positions are kept in the table; the group is committed after each flush"),
+    ("enable.auto.offset.store", "positions are kept in the table; the group is committed after each flush"),
+    ("auto.offset.reset", "a silent jump would lose records; set ingest.start and ingest.skip_lost_records instead"),
+    ("enable.partition.eof", "ends of partitions are found out by uptake itself"),
+    ("statistics.interval.ms", "uptake reads lag from the statistics"),
+];
+
+/// The configuration of the group's consumer.
+pub(super) fn consumer(options: &ConsumeOptions) -> Result<ClientConfig> {
+    let mut config = common(options)?;
+    let split = options.memory_split();
+    for (key, value) in [
+        ("group.id", options.group.clone()),
+        ("enable.auto.commit", "false".to_owned()),
+        ("enable.auto.offset.store", "false".to_owned()),
+        ("auto.offset.reset", "error".to_owned()),
+        ("enable.partition.eof", "false".to_owned()),
+        ("statistics.interval.ms", "1000".to_owned()),
+    ] {
+        config.set(key, value);
+    }
+    let mut default = |key: &str, value: String| {
+        if !options.kafka.contains_key(key) {
+            config.set(key, value);
+        }
+    };
+    default("queued.max.messages.kbytes", (split.queue / 1024).to_string());
+    default("fetch.max.bytes", split.fetch.to_string());
+    default("topic.metadata.refresh.interval.ms", "30000".to_owned());
+    // Partitions that stay keep their buffers and windows. The protocol of KIP-848 assigns on the broker's side.
+    if options.kafka.get("group.protocol").is_none_or(|protocol| protocol == "classic") {
+        default("partition.assignment.strategy", "cooperative-sticky".to_owned());
+    }
+    Ok(config)
+}
+
+/// The configuration of a consumer outside the group that looks at one end of a partition.
+pub(super) fn probe(options: &ConsumeOptions) -> Result<ClientConfig> {
+    let mut config = common(options)?;
+    for key in ["group.instance.id", "group.protocol", "group.remote.assignor", "partition.assignment.strategy"] {
+        config.remove(key);
+    }
+    // The binding hands records to a consumer with a group only; without a subscription it never joins.
+    config
+        .set("group.id", &options.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("queued.max.messages.kbytes", "1024");
+    Ok(config)
+}
+
+fn common(options: &ConsumeOptions) -> Result<ClientConfig> {
+    let mut config = ClientConfig::new();
+    config
+        .set("client.id", format!("uptake-{}", options.pipeline))
+        .set("isolation.level", "read_committed")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    for (key, value) in &options.kafka {
+        if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == key) {
+            return Err(Error::Invalid(format!("[kafka] `{key}` cannot be set: {why}")));
+        }
+        config.set(key, value);
+    }
+    Ok(config)
+}
