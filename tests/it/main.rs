@@ -1,3 +1,7 @@
 //! Integration and end-to-end tests: one binary, a module per subject.
 
 mod architecture;
+mod demo;
+mod ingest;
+mod snapshot;
+mod sql;

@@ -27,6 +27,8 @@ pub mod memory;
 pub mod metrics;
 pub mod mock;
 pub mod options;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod window;
 
 pub use error::{Error, ErrorKind, Result};

@@ -2,16 +2,22 @@
 //!
 //! It speaks the protocol over loopback and keeps its log in memory: 5 MiB or 100 000 messages a partition, no more.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer,
+};
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{ClientConfig, ClientContext};
 
 use crate::error::{Error, Result};
+
+/// How long the broker may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker in this process; it ends when dropped.
 pub struct MockBroker {
@@ -37,7 +43,26 @@ pub struct Produce<'a> {
 
 /// A producer for the demo and for tests.
 pub struct TestProducer {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: ThreadedProducer<Deliveries, NoCustomPartitioner>,
+}
+
+/// Counts what the broker did not take.
+#[derive(Debug, Default)]
+struct Deliveries {
+    failed: AtomicU64,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            tracing::warn!(%error, "a record was not delivered");
+            self.failed.fetch_add(1, Ordering::AcqRel);
+        }
+    }
 }
 
 impl std::fmt::Debug for MockBroker {
@@ -101,14 +126,22 @@ impl TestProducer {
     /// # Errors
     /// When librdkafka refuses.
     pub fn connect(bootstrap: &str) -> Result<Self> {
-        let producer = ClientConfig::new()
+        Self::configured(bootstrap, None)
+    }
+
+    fn configured(bootstrap: &str, transactional_id: Option<&str>) -> Result<Self> {
+        let mut config = ClientConfig::new();
+        if let Some(id) = transactional_id {
+            config.set("transactional.id", id);
+        }
+        let producer = config
             .set("bootstrap.servers", bootstrap)
             .set("message.max.bytes", "20000000")
             .set("linger.ms", "5")
             .set("acks", "all")
             // The mock answers idempotent producers too, and retries then keep their order.
             .set("enable.idempotence", "true")
-            .create()
+            .create_with_context(Deliveries::default())
             .map_err(Error::kafka("make a producer"))?;
         Ok(Self { producer })
     }
@@ -142,8 +175,44 @@ impl TestProducer {
     /// Waits until the broker has taken everything.
     ///
     /// # Errors
-    /// When it does not within a minute.
+    /// When it does not within a minute, or refused a record.
     pub fn flush(&self) -> Result<()> {
-        self.producer.flush(Duration::from_secs(60)).map_err(Error::kafka("wait for the broker to take the records"))
+        self.producer.flush(PATIENCE).map_err(Error::kafka("wait for the broker to take the records"))?;
+        match self.producer.context().failed.swap(0, Ordering::AcqRel) {
+            0 => Ok(()),
+            failed => Err(Error::Invalid(format!("the broker did not take {failed} records"))),
+        }
+    }
+
+    /// A producer whose records appear when their transaction is committed.
+    ///
+    /// # Errors
+    /// When the broker does not take part.
+    pub fn transactional(bootstrap: &str, id: &str) -> Result<Self> {
+        let this = Self::configured(bootstrap, Some(id))?;
+        this.producer.init_transactions(PATIENCE).map_err(Error::kafka("prepare transactions"))?;
+        Ok(this)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When none can begin.
+    pub fn begin(&self) -> Result<()> {
+        self.producer.begin_transaction().map_err(Error::kafka("begin a transaction"))
+    }
+
+    /// Ends the transaction: its records appear (`commit`), or never do.
+    ///
+    /// # Errors
+    /// When the broker does not take the end.
+    pub fn end(&self, commit: bool) -> Result<()> {
+        self.producer.flush(PATIENCE).map_err(Error::kafka("wait for the broker to take the records"))?;
+        let ended = if commit {
+            self.producer.commit_transaction(PATIENCE)
+        } else {
+            self.producer.abort_transaction(PATIENCE)
+        };
+        ended.map_err(Error::kafka("end a transaction"))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use uptake_model::contract::Contract;
 use uptake_model::decode::Edge;
 use uptake_model::time::Micros;
-use uptake_progress::flush::Limits;
+pub use uptake_progress::flush::Limits;
 
 use crate::bronze::Retries;
 use crate::error::{Error, Result};
@@ -114,7 +114,7 @@ impl ConsumeOptions {
     pub fn check(&self) -> Result<()> {
         if self.topics.is_empty() {
             return invalid(
-                "no topics: say --topic TOPIC=CONTRACT, or set them under [ingest.topics], for example `\"chat.messages\" = \"messages\"`",
+                "no topics: say --topic CONTRACT=TOPIC, or set them under [ingest.topics], for example `\"chat.messages\" = \"messages\"`",
             );
         }
         if !self.kafka.contains_key("bootstrap.servers") {

@@ -23,12 +23,14 @@ impl Consumer {
         let mut starts = Vec::with_capacity(candidates.len());
         let mut known_topics: BTreeMap<String, bool> = BTreeMap::new();
         let mut bronze = self.bronze.lock().await;
+        let sources: Vec<_> = candidates.iter().map(|candidate| candidate.source.clone()).collect();
+        let resumed = bronze.resume_all(&sources).await?;
         for candidate in &candidates {
             let topic = &candidate.source.topic;
             if !known_topics.contains_key(topic) {
                 known_topics.insert(topic.clone(), bronze.knows_topic(topic).await?);
             }
-            let stored = bronze.resume(&candidate.source).await?.next;
+            let stored = resumed.get(&candidate.source).and_then(|resume| resume.next);
             let facts = Facts {
                 stored,
                 explicit: candidate.explicit,
@@ -108,6 +110,9 @@ impl Consumer {
         let stored = self.handle.summary().positions;
         let positions = partitions.iter().filter_map(|source| Some((source.clone(), *stored.get(source)?))).collect();
         self.placed();
+        if departure == Departure::Lost {
+            self.handle.health.displaced();
+        }
         let _ = answer.send(positions);
         outcome
     }

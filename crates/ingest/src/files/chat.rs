@@ -88,11 +88,18 @@ pub(super) fn role(role: Option<Value>) -> Value {
 /// Thumbs may come without a kind, as 1 and -1.
 fn reaction(value: Value) -> Option<Reaction> {
     let Value::Object(mut fields) = value else {
-        return Some(Reaction { target: Target::Unknown, time: None, user: None, fields: Map::from_iter([("reaction".to_owned(), value)]) });
+        return Some(Reaction {
+            target: Target::Unknown,
+            time: None,
+            user: None,
+            fields: Map::from_iter([("reaction".to_owned(), value)]),
+        });
     };
     let target = match (take_id(&mut fields, &["message_id"]), fields.remove("turn")) {
         (Some(id), _) => Target::Id(id),
-        (None, Some(turn)) => turn.as_u64().and_then(|turn| usize::try_from(turn).ok()).map_or(Target::Unknown, Target::Turn),
+        (None, Some(turn)) => {
+            turn.as_u64().and_then(|turn| usize::try_from(turn).ok()).map_or(Target::Unknown, Target::Turn)
+        }
         (None, None) => Target::Unknown,
     };
     let kind = fields.get("kind").and_then(Value::as_str).map(str::to_owned);

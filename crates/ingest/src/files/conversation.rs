@@ -107,7 +107,11 @@ impl Conversation {
             insert(&mut event, "role", Some(message.role.clone()));
             insert(&mut event, "content", Some(message.content.clone()));
             let answers = message.role == "assistant";
-            insert(&mut event, "model", message.model.clone().or_else(|| self.model.clone().filter(|_| answers)).map(Value::from));
+            insert(
+                &mut event,
+                "model",
+                message.model.clone().or_else(|| self.model.clone().filter(|_| answers)).map(Value::from),
+            );
             insert(&mut event, "language", message.language.clone().or_else(|| self.language.clone()).map(Value::from));
             insert(&mut event, "consent", self.consent.clone());
             insert(&mut event, "event_time", Some(time_field(message.time.as_ref(), time)));
@@ -123,7 +127,14 @@ impl Conversation {
         }
     }
 
-    fn emit_reaction(&self, reaction: &Reaction, id: &str, started_at: Micros, placed: &[Placed], sink: &mut impl Sink) {
+    fn emit_reaction(
+        &self,
+        reaction: &Reaction,
+        id: &str,
+        started_at: Micros,
+        placed: &[Placed],
+        sink: &mut impl Sink,
+    ) {
         let on = match &reaction.target {
             Target::Turn(turn) => placed.get(*turn).map(|placed| (placed.id.clone(), placed.time)),
             Target::Id(id) => {

@@ -61,7 +61,8 @@ pub(super) fn tree_of(row: &Map<String, Value>) -> Option<&str> {
 
 /// Reads message rows of one tree.
 pub(super) fn rows(rows: Vec<Map<String, Value>>) -> Result<Conversation, Refusal> {
-    let mut conversation = Conversation { id: rows.first().and_then(tree_of).map(str::to_owned), ..Conversation::default() };
+    let mut conversation =
+        Conversation { id: rows.first().and_then(tree_of).map(str::to_owned), ..Conversation::default() };
     let mut ranked: Vec<Ranked> = Vec::new();
     for mut row in rows {
         let id = take_id(&mut row, &["message_id"])
@@ -104,7 +105,8 @@ fn choices(mut ranked: Vec<Ranked>) -> Vec<Reaction> {
         .filter_map(|replies| {
             let (best, others) = replies.split_first()?;
             // Replies that share a rank with the best are not worse than it.
-            let worse: Vec<&str> = others.iter().filter(|other| other.rank > best.rank).map(|other| other.id.as_str()).collect();
+            let worse: Vec<&str> =
+                others.iter().filter(|other| other.rank > best.rank).map(|other| other.id.as_str()).collect();
             (!worse.is_empty()).then(|| Reaction {
                 target: Target::Id(best.id.clone()),
                 time: None,

@@ -31,7 +31,9 @@ impl Rows {
     pub(super) fn open(file: File, path: &Path, read: Arc<AtomicU64>) -> Result<Self> {
         let path = path.display().to_string();
         let bytes = file.metadata().map_err(|source| Error::File { path: path.clone(), source })?.len();
-        let corrupt = |error: &dyn std::fmt::Display| Error::Invalid(format!("{path} is no Parquet file that can be read: {error}"));
+        let corrupt = |error: &dyn std::fmt::Display| {
+            Error::Invalid(format!("{path} is no Parquet file that can be read: {error}"))
+        };
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| corrupt(&error))?;
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let reader = builder.with_batch_size(BATCH).build().map_err(|error| corrupt(&error))?;
@@ -54,8 +56,9 @@ impl Rows {
             let share = u128::from(self.bytes) * u128::from(self.seen) / u128::from(self.rows.max(1));
             self.read.store(u64::try_from(share).unwrap_or(self.bytes), Ordering::Relaxed);
         }
-        Ok(self.ready.pop_front().map(|row| {
-            if row.len() > LONGEST_RECORD { Piece::TooLong(row.len() as u64) } else { Piece::Bytes(row) }
-        }))
+        Ok(self
+            .ready
+            .pop_front()
+            .map(|row| if row.len() > LONGEST_RECORD { Piece::TooLong(row.len() as u64) } else { Piece::Bytes(row) }))
     }
 }

@@ -113,7 +113,8 @@ impl Context {
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
         let wanted = sources(list);
-        let starts = if wanted.is_empty() || self.is_closing() { Some(Vec::new()) } else { self.ask_starts(consumer, &wanted) };
+        // The source is also told of an empty assignment: a member without partitions is idle by right.
+        let starts = if self.is_closing() { None } else { self.ask_starts(consumer, &wanted) };
         let mut assignment = TopicPartitionList::new();
         for start in starts.unwrap_or_default() {
             let Some(contract) = self.topics.get(&start.source.topic) else { continue };

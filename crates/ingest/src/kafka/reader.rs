@@ -135,10 +135,11 @@ impl Polling {
     fn count_partitions(&self) -> bool {
         let mut count = 0;
         for topic in self.context().topics.keys() {
-            let found = loop {
+            let found: usize = loop {
                 match self.consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) {
                     Ok(metadata) => {
-                        break metadata.topics().iter().filter(|found| found.error().is_none()).map(|found| found.partitions().len()).sum();
+                        let topics = metadata.topics().iter().filter(|found| found.error().is_none());
+                        break topics.map(|found| found.partitions().len()).sum();
                     }
                     Err(error) => {
                         // Also serves logs and errors while no broker answers.

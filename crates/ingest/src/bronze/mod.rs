@@ -6,16 +6,24 @@
 //! the dead-letters table is therefore a bound, "no letter at or behind it", and grows with every commit of letters.
 //!
 //! Every commit compares: it is made only where the stored position is the one that this writer began from. A lost
-//! answer, or a twin that was faster, shows as a moved position; then the positions are read again, what the table holds
-//! already is taken out of the flush, and the rest is tried anew.
+//! answer shows as a moved position; then the positions are read again, what the table holds already is taken out of the
+//! flush, and the rest is tried anew.
+//!
+//! Who resumes a partition takes it over first: a number of its own goes into both tables, and every commit names it.
+//! From then on an earlier owner that is still alive (a session that timed out, a process that was stopped and went on)
+//! cannot commit to either table, so the letters that were read back are all that there will ever be.
+
+mod append;
+mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use tracing::{info, warn};
-use uptake_lake::{Advance, CommitRequest, Committed, Lake, Table};
+use futures::FutureExt as _;
+use tracing::info;
+use uptake_lake::{Advance, CommitRequest, Lake, Table};
 use uptake_model::rows::{self, EventRow, LetterRow};
 use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::time::Micros;
@@ -23,8 +31,11 @@ use uptake_model::{Next, SourcePartition};
 use uptake_progress::ownership::Ownership;
 
 use crate::buffer::{Buffer, Part};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::metrics::{Metrics, RecordOutcome};
+
+pub use append::Retries;
+use append::{Appended, Target};
 
 /// Rows are turned into record batches of about this many bytes each.
 const BATCH_BYTES: usize = 8 << 20;
@@ -39,23 +50,6 @@ pub struct Resume {
     pub next: Option<Next>,
     /// The offset behind the last dead letter, when the dead letters are ahead of the events.
     pub letters_next: Option<Next>,
-}
-
-/// How often and how patiently passing faults are tried again.
-#[derive(Debug, Clone, Copy)]
-pub struct Retries {
-    /// Attempts in all, at least one.
-    pub attempts: u32,
-    /// First pause; it doubles each time.
-    pub pause: Duration,
-    /// Longest pause.
-    pub longest_pause: Duration,
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self { attempts: 8, pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10) }
-    }
 }
 
 /// What a flush did.
@@ -73,6 +67,8 @@ pub struct Flushed {
     pub positions: BTreeMap<SourcePartition, Next>,
     /// The version of the events table after the flush.
     pub version: i64,
+    /// Partitions that another process has taken over; their rows were dropped.
+    taken: BTreeSet<SourcePartition>,
 }
 
 /// What is known of one partition's positions.
@@ -92,6 +88,8 @@ pub struct Bronze {
     pipeline: String,
     version: String,
     known: BTreeMap<SourcePartition, Known>,
+    /// The number under which this process took each partition over.
+    owners: BTreeMap<SourcePartition, i64>,
     ownership: Option<Arc<Mutex<Ownership>>>,
     allowed_disorder: Duration,
     retries: Retries,
@@ -120,6 +118,7 @@ impl Bronze {
             pipeline: pipeline.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             known: BTreeMap::new(),
+            owners: BTreeMap::new(),
             ownership: None,
             allowed_disorder: Duration::from_secs(600),
             retries: Retries::default(),
@@ -145,22 +144,37 @@ impl Bronze {
         self
     }
 
-    /// Reads where a partition stands. Reading starts at `next`; records before it that are given all the same are dropped.
+    /// Takes a partition over and reads where it stands. Reading starts at `next`; records before it that are given all
+    /// the same are dropped.
     ///
     /// # Errors
-    /// When the lake cannot be read.
+    /// When the lake cannot be read or written.
     pub async fn resume(&mut self, source: &SourcePartition) -> Result<Resume> {
-        let known = self.read_positions(source).await?;
-        let ahead = known.letters.filter(|letters| known.events.is_none_or(|events| *letters > events));
-        if let Some(ahead) = ahead {
-            info!(
-                partition = %source, letters = known.settled.len(), until = ahead.0,
-                "a flush was cut off between dead letters and events; its letters stay letters"
-            );
+        let mut resumed = self.resume_all(std::slice::from_ref(source)).await?;
+        resumed.remove(source).ok_or_else(|| Error::Bug(format!("{source} was not resumed")))
+    }
+
+    /// [`Bronze::resume`] for several partitions, with one commit to each table.
+    ///
+    /// # Errors
+    /// When the lake cannot be read or written.
+    pub async fn resume_all(&mut self, sources: &[SourcePartition]) -> Result<BTreeMap<SourcePartition, Resume>> {
+        self.take_over(sources).await?;
+        self.refresh().await?;
+        let mut resumed = BTreeMap::new();
+        for source in sources {
+            let known = self.read_positions(source).await?;
+            let ahead = known.letters.filter(|letters| known.events.is_none_or(|events| *letters > events));
+            if let Some(ahead) = ahead {
+                info!(
+                    partition = %source, letters = known.settled.len(), until = ahead.0,
+                    "a flush was cut off between dead letters and events; its letters stay letters"
+                );
+            }
+            resumed.insert(source.clone(), Resume { next: known.events, letters_next: ahead });
+            self.known.insert(source.clone(), known);
         }
-        let resume = Resume { next: known.events, letters_next: ahead };
-        self.known.insert(source.clone(), known);
-        Ok(resume)
+        Ok(resumed)
     }
 
     /// Whether any partition of a topic has a stored position.
@@ -173,22 +187,45 @@ impl Bronze {
         Ok(!positions.is_empty())
     }
 
-    /// Forgets a partition; the next flush of it reads its positions again.
+    /// Forgets a partition; the next flush of it takes it over again.
     pub fn forget(&mut self, source: &SourcePartition) {
         self.known.remove(source);
+        self.owners.remove(source);
     }
 
+    /// Reads the logs of both tables to their ends.
+    async fn refresh(&self) -> Result<()> {
+        for target in [Target::Letters, Target::Events] {
+            let name = target.name();
+            self.patiently(name, || {
+                async move {
+                    let refreshed = self.table(target).refresh().await;
+                    refreshed.map(drop).map_err(Error::lake(format!("read the log of bronze.{name}")))
+                }
+                .boxed()
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// The positions of a partition, as of the last refresh.
     async fn read_positions(&self, source: &SourcePartition) -> Result<Known> {
         let key = source.position_key(&self.pipeline);
         let what = format!("read the position of {source}");
-        self.letters.refresh().await.map_err(Error::lake(what.clone()))?;
-        self.events.refresh().await.map_err(Error::lake(what.clone()))?;
         let events = self.events.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
         let letters = self.letters.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
         let from = events.unwrap_or(Next(0));
         let settled = match letters {
             Some(until) if until > from => {
-                self.lake.letters_in(source, from, until).await.map_err(Error::lake(what))?
+                self.patiently(DEAD_LETTERS.name, || {
+                    async move {
+                        let found = self.lake.letters_in(source, from, until).await;
+                        found.map_err(Error::lake(format!("read the dead letters of {source}")))
+                    }
+                    .boxed()
+                })
+                .await?
             }
             _ => BTreeSet::new(),
         };
@@ -206,6 +243,8 @@ impl Bronze {
         let bytes = buffer.bytes() as u64;
         let mut parts = buffer.parts;
         let mut done = Flushed { version: self.events.version(), ..Flushed::default() };
+        let strangers: Vec<_> = parts.keys().filter(|source| !self.owners.contains_key(*source)).cloned().collect();
+        self.resume_all(&strangers).await?;
         for attempt in 0.. {
             self.retain_owned(&mut parts);
             self.settle(&mut parts, &mut done).await?;
@@ -227,6 +266,15 @@ impl Bronze {
                 break;
             }
         }
+        if !done.taken.is_empty() {
+            let taken: Vec<_> = done.taken.into_iter().collect();
+            return Err(Error::Conflict(format!(
+                "another process has taken over {} of pipeline `{}`; this one stops writing. Give each process that reads \
+                 the same topics on its own another --pipeline, or let them share one consumer group",
+                list(&taken),
+                self.pipeline
+            )));
+        }
         self.metrics.flushed(started.elapsed(), bytes);
         Ok(done)
     }
@@ -245,37 +293,40 @@ impl Bronze {
         });
     }
 
-    /// Brings what is known of the parts' positions up to date, and takes out what the tables hold already.
+    /// Takes out of the parts what the tables hold already, and what another process has taken over.
     async fn settle(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<()> {
-        self.letters.refresh().await.map_err(Error::lake("read the position of the dead letters"))?;
-        for (source, part) in parts.iter_mut() {
-            let key = source.position_key(&self.pipeline);
-            let letters = self.letters.position(&key).await.map_err(Error::lake("read the position of the dead letters"))?;
-            let fresh = self.known.get(source).is_some_and(|known| known.letters == letters.map(Next));
-            if !fresh {
-                let known = self.read_positions(source).await?;
-                self.known.insert(source.clone(), known);
+        // Something moved since: by this process (a lost answer), or by the next owner.
+        let moved: Vec<_> = parts.keys().filter(|source| !self.known.contains_key(*source)).cloned().collect();
+        if !moved.is_empty() {
+            self.refresh().await?;
+        }
+        for source in moved {
+            let mine = self.owners.get(&source).copied();
+            if self.owner(Target::Letters, &source).await? != mine || self.owner(Target::Events, &source).await? != mine {
+                parts.remove(&source);
+                done.taken.insert(source);
+                continue;
             }
-            let known = self.known.entry(source.clone()).or_default();
-            let stored = known.events.unwrap_or(Next(i64::MIN));
-            let settled = &known.settled;
-            part.events.retain(|row| row.offset >= stored.0 && !settled.contains(&row.offset));
-            part.letters.retain(|row| row.offset >= stored.0 && !settled.contains(&row.offset));
+            let known = self.read_positions(&source).await?;
+            self.known.insert(source, known);
         }
         parts.retain(|source, part| {
-            let stored = self.known.get(source).and_then(|known| known.events);
-            let ahead = stored.is_some_and(|stored| stored > part.to || (stored == part.to && !part.idle));
-            if let Some(stored) = stored.filter(|_| ahead) {
+            let Some(known) = self.known.get(source) else { return true };
+            let stored = known.events.unwrap_or(Next(i64::MIN));
+            part.events.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
+            part.letters.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
+            let moves = part.to > stored || (part.to == stored && part.idle);
+            if !moves {
                 done.positions.insert(source.clone(), stored);
             }
-            !ahead
+            moves
         });
         Ok(())
     }
 
     /// Commits the dead letters of the parts, if there are any. False when a position had moved: settle and come again.
     async fn commit_letters(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<bool> {
-        let mut advances = Vec::new();
+        let mut advances: Vec<Advance> = Vec::new();
         let mut letters: Vec<LetterRow> = Vec::new();
         let mut bounds: Vec<(SourcePartition, Next, Vec<i64>)> = Vec::new();
         for (source, part) in parts.iter_mut().filter(|(_, part)| !part.letters.is_empty()) {
@@ -287,6 +338,7 @@ impl Bronze {
                 from: from.map(|from| from.0),
                 to: to.0,
             });
+            advances.extend(self.still_mine(source));
             bounds.push((source.clone(), to, part.letters.iter().map(|row| row.offset).collect()));
             letters.append(&mut part.letters);
         }
@@ -337,6 +389,7 @@ impl Bronze {
                 from: from.map(|from| from.0),
                 to: part.to.0,
             });
+            advances.extend(self.still_mine(source));
             if let Some(newest) = part.newest {
                 watermarks.push((source.watermark_key(), self.watermark(newest)));
             }
@@ -396,73 +449,6 @@ impl Bronze {
         metadata.insert("uptake.version".to_owned(), self.version.clone().into());
         metadata
     }
-
-    /// One append with bounded, growing, jittered pauses between attempts at passing faults.
-    async fn append(&self, target: Target, request: &CommitRequest) -> Result<Appended> {
-        let name = target.name();
-        let mut pause = self.retries.pause;
-        for attempt in 1.. {
-            let started = Instant::now();
-            let table = match target {
-                Target::Events => &self.events,
-                Target::Letters => &self.letters,
-            };
-            let error = match table.append(request.clone()).await {
-                Ok(Committed::Written { version }) => {
-                    self.metrics.committed(name, started.elapsed());
-                    return Ok(Appended::Written(version));
-                }
-                Ok(Committed::AlreadyThere { .. }) => {
-                    self.metrics.conflict(name, "already_there");
-                    return Ok(Appended::Moved);
-                }
-                Err(error) => Error::lake(format!("append to bronze.{name}"))(error),
-            };
-            match error.kind() {
-                ErrorKind::Conflict => {
-                    self.metrics.conflict(name, "moved");
-                    info!(table = name, %error, "another writer moved a position; reading it again");
-                    return Ok(Appended::Moved);
-                }
-                ErrorKind::Retry if attempt < self.retries.attempts => {
-                    self.metrics.retry(name);
-                    let wait = jittered(pause, attempt);
-                    warn!(
-                        table = name, attempt, wait_ms = wait.as_millis(), error = %source_chain(&error),
-                        "could not commit, trying again; nothing is lost"
-                    );
-                    tokio::time::sleep(wait).await;
-                    pause = (pause * 2).min(self.retries.longest_pause);
-                }
-                _ => return Err(error),
-            }
-        }
-        Err(Error::Bug("the retries ended without an answer".to_owned()))
-    }
-}
-
-/// Which of the two tables.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    Events,
-    Letters,
-}
-
-impl Target {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Events => EVENTS.name,
-            Self::Letters => DEAD_LETTERS.name,
-        }
-    }
-}
-
-/// How an append ended.
-enum Appended {
-    /// Committed as this version.
-    Written(i64),
-    /// A position was another one than expected: read it again.
-    Moved,
 }
 
 /// Record batches of about [`BATCH_BYTES`] each.
@@ -484,13 +470,6 @@ fn batches<T>(
         }
     }
     Ok(batches)
-}
-
-/// A pause between half and all of `pause`; which, follows from the process and the attempt, so that a fleet spreads.
-fn jittered(pause: Duration, attempt: u32) -> Duration {
-    let mixed = (u64::from(std::process::id()) << 8 | u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let share = (mixed >> 40) as f64 / f64::from(1_u32 << 24);
-    pause.mul_f64(0.5 + share / 2.0)
 }
 
 /// An error and what caused it, in one line.
@@ -520,4 +499,8 @@ fn check_pipeline(pipeline: &str) -> Result<()> {
 /// The application id under which the table notes whether a source is idle (1) or not (0).
 fn idle_key(source: &SourcePartition) -> String {
     format!("idle/{}/{}", source.topic, source.partition)
+}
+
+fn list(sources: &[SourcePartition]) -> String {
+    sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
