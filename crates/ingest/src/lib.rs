@@ -5,6 +5,7 @@
 //! Core types, one line each:
 //! - [`consume::Consumer`], [`consume::Handle`]: the consumer service and what others hold of it.
 //! - [`options::ConsumeOptions`]: what it is told, checked together at the start.
+//! - [`files::import`]: a chat log from a file, through the same decoder and the same writer.
 //! - [`bronze::Bronze`]: the one writer of bronze: rows, dead letters and positions of a flush.
 //! - [`buffer::Buffer`]: what was consumed and is not yet written, by partition.
 //! - [`memory::Memory`]: the hard bound on bytes held.
@@ -21,6 +22,7 @@ pub mod bronze;
 pub mod buffer;
 pub mod consume;
 mod error;
+pub mod files;
 pub mod health;
 mod kafka;
 pub mod memory;

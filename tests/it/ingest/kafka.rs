@@ -318,8 +318,16 @@ fn consume_says_what_is_missing() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(expect), "{said}");
     };
-    check(&|command| drop(command.args(["--topic", "messages=chat", "--brokers", "localhost:1"])), "openssl rand -hex 32");
-    let with_pepper = |command: &mut Command| drop(command.env("UPTAKE_SUBJECT_PEPPER", PEPPER));
+    let complete = ["--topic", "messages=chat", "--brokers", "localhost:1"];
+    let with_pepper = |command: &mut Command| {
+        command.env("UPTAKE_SUBJECT_PEPPER", PEPPER);
+    };
+    check(
+        &|command| {
+            command.args(complete);
+        },
+        "openssl rand -hex 32",
+    );
     check(&|command| with_pepper(command), "--topic");
     check(
         &|command| {
@@ -331,18 +339,21 @@ fn consume_says_what_is_missing() {
     check(
         &|command| {
             with_pepper(command);
-            command.args(["--topic", "messages=chat", "--brokers", "localhost:1"]).env("UPTAKE_KAFKA_ENABLE_AUTO_COMMIT", "true");
+            command.args(complete).env("UPTAKE_KAFKA_ENABLE_AUTO_COMMIT", "true");
         },
         "enable.auto.commit",
     );
     check(
         &|command| {
             with_pepper(command);
-            command
-                .args(["--topic", "messages=chat", "--brokers", "localhost:1"])
-                .env("UPTAKE_KAFKA_SECURITY_PROTOCOL", "carrier-pigeon");
+            command.args(complete).env("UPTAKE_KAFKA_SECURITY_PROTOCOL", "carrier-pigeon");
         },
         "security.protocol",
     );
-    check(&|command| drop(command.args(["--topic", "gossip=chat"])), "is no contract");
+    check(
+        &|command| {
+            command.args(["--topic", "gossip=chat"]);
+        },
+        "is no contract",
+    );
 }

@@ -161,7 +161,7 @@ pub(super) async fn check_each_once(lake: &uptake_lake::Lake, records: &[Sent]) 
         let found = (events.get(place).copied().unwrap_or(0), letters.get(place).copied().unwrap_or(0));
         let right = match fate {
             Fate::Event => found == (1, 0),
-            Fate::Letter(class) => found == (0, 1) && classes.get(place).map(String::as_str) == Some(*class),
+            Fate::Letter(class) => found == (0, 1) && classes.get(place).is_some_and(|stored| stored == class),
             Fate::Nothing => found == (0, 0),
             Fate::Copy => found == (0, 0) || found == (1, 0),
             Fate::Reused => found == (0, 1) || found == (1, 0),

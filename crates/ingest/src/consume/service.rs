@@ -79,7 +79,6 @@ pub struct Consumer {
     events: Option<mpsc::Receiver<SourceEvent>>,
     partitions_in_all: Option<usize>,
     pub(super) moved: Instant,
-    pub(super) failure: Option<Error>,
     quiet: bool,
 }
 
@@ -149,7 +148,6 @@ impl Consumer {
             events: Some(events),
             partitions_in_all: None,
             moved: Instant::now(),
-            failure: None,
             quiet: false,
         })
     }
@@ -207,7 +205,7 @@ impl Consumer {
                     Stage::Now => return Err(Error::Stopped),
                 },
                 Turn::Flown => self.land().await?,
-                Turn::Events(0) => return Err(self.reader_gone()),
+                Turn::Events(0) => return Err(reader_gone()),
                 Turn::Events(_) => {
                     for event in taken.drain(..) {
                         self.handle_event(event).await?;
@@ -226,10 +224,6 @@ impl Consumer {
                 return Ok(());
             }
         }
-    }
-
-    fn reader_gone(&mut self) -> Error {
-        self.failure.take().unwrap_or_else(|| Error::Bug("the polling thread ended by itself".to_owned()))
     }
 
     /// Takes in one event.
@@ -370,7 +364,9 @@ impl Consumer {
         let all_read = self.readings.values().all(|reading| reading.next >= reading.target);
         let all_here = self.partitions_in_all.is_some_and(|count| self.readings.len() >= count);
         let placed = self.handle.health.ready();
-        all_read && placed && (all_here || self.moved.elapsed() >= SETTLED_AFTER)
+        // A member without partitions may be about to be given some, with the group's next heartbeat.
+        let patience = if self.readings.is_empty() { 3 * SETTLED_AFTER } else { SETTLED_AFTER };
+        all_read && placed && (all_here || self.moved.elapsed() >= patience)
     }
 
     /// Ends in order, within the deadline, or at once if so asked meanwhile.
@@ -400,7 +396,7 @@ impl Consumer {
         info!(rows = self.buffer.rows(), "stopping: writing what is held");
         self.tell(Command::Quiet);
         while !self.quiet {
-            let Some(event) = events.recv().await else { return Err(self.reader_gone()) };
+            let Some(event) = events.recv().await else { return Err(reader_gone()) };
             self.handle_event(event).await?;
         }
         self.land().await?;
@@ -444,4 +440,8 @@ impl Consumer {
         // A reader that has ended needs no more commands.
         let _ = self.commands.send(command);
     }
+}
+
+fn reader_gone() -> Error {
+    Error::Bug("the polling thread ended by itself".to_owned())
 }

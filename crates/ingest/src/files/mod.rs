@@ -16,6 +16,8 @@ mod reader;
 mod rows;
 mod sharegpt;
 mod source;
+#[cfg(test)]
+mod tests;
 mod wildchat;
 
 use std::collections::BTreeMap;

@@ -36,6 +36,9 @@ use crate::window::Seen;
 /// Events that may wait for the source. Their bytes are counted against the memory bound like all others.
 const CHANNEL: usize = 2_048;
 
+/// Records taken between two looks at the commands.
+const POLLS_A_TURN: usize = 128;
+
 /// How long one poll may wait, and so how late a command is heard.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -123,10 +126,15 @@ impl Polling {
 
     fn turn(&mut self) {
         self.deliver_waiting();
-        match self.consumer.poll(POLL) {
-            None => {}
-            Some(Ok(message)) => self.take(&message),
-            Some(Err(error)) => self.fault(&error),
+        for _ in 0..POLLS_A_TURN {
+            match self.consumer.poll(POLL) {
+                None => break,
+                Some(Ok(message)) => self.take(&message),
+                Some(Err(error)) => self.fault(&error),
+            }
+            if self.memory.is_tight() {
+                break;
+            }
         }
         self.regulate();
     }
