@@ -36,7 +36,7 @@ pub(super) enum Source {
 impl Source {
     /// Opens a file; `read` counts the bytes of it that were read.
     pub(super) fn open(path: &Path, read: &Arc<AtomicU64>) -> Result<Self> {
-        let fault = |source| Error::File { path: path.display().to_string(), source };
+        let fault = |source| fault(path, source);
         let mut file = File::open(path).map_err(fault)?;
         let mut magic = [0; 4];
         let length = fill(&mut file, &mut magic).map_err(fault)?;
@@ -69,21 +69,24 @@ impl Source {
 
     /// The next record that is not blank.
     pub(super) fn next(&mut self, path: &Path) -> Result<Option<Piece>> {
-        let fault = |source: io::Error| {
-            if source.kind() == io::ErrorKind::UnexpectedEof {
-                return Error::Invalid(format!(
-                    "{} ends in the middle of its compressed data: it was cut off; get a whole copy and import that",
-                    path.display()
-                ));
-            }
-            Error::File { path: path.display().to_string(), source }
-        };
+        let fault = |source| fault(path, source);
         match self {
             Self::Lines(lines) => lines.next().map_err(fault),
             Self::Elements(elements) => elements.next().map_err(fault),
             Self::Rows(rows) => rows.next(),
         }
     }
+}
+
+/// What went wrong while reading a file.
+fn fault(path: &Path, source: io::Error) -> Error {
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::Invalid(format!(
+            "{} ends in the middle of its compressed data: it was cut off; get a whole copy and import that",
+            path.display()
+        ));
+    }
+    Error::File { path: path.display().to_string(), source }
 }
 
 /// What a file is that is surely no log, and what to do about it.

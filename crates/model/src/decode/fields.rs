@@ -108,7 +108,9 @@ fn number(raw: Option<&RawValue>) -> Result<Option<f64>, Refusal> {
     let Some(raw) = given(raw) else { return Ok(None) };
     match serde_json::from_str::<f64>(raw) {
         Ok(value) if value.abs() <= LARGEST_VALUE => Ok(Some(value)),
-        Ok(_) => Err((ErrorClass::InvalidValue, format!("`value` must lie between -{LARGEST_VALUE} and {LARGEST_VALUE}"))),
+        Ok(_) => {
+            Err((ErrorClass::InvalidValue, format!("`value` must lie between -{LARGEST_VALUE} and {LARGEST_VALUE}")))
+        }
         Err(_) => Err((ErrorClass::WrongType, "`value` must be a number".to_owned())),
     }
 }

@@ -76,6 +76,17 @@ pub fn decode(record: &Record<'_>, contract: Contract, edge: &Edge, now: Micros)
     }
 }
 
+/// A dead letter for a record that never came as far as a contract, such as a line of a file that is no conversation.
+/// `error` must not quote the text of a field.
+pub fn refuse(record: &Record<'_>, class: ErrorClass, error: String, edge: &Edge, now: Micros) -> LetterRow {
+    let payload = record.payload.unwrap_or_default();
+    let mut letter = refused(record, payload, None, edge, now, (class, error));
+    if record.payload.is_none() {
+        letter.payload = None;
+    }
+    letter
+}
+
 /// A dead letter for a record that decoded but was seen before under the same event id with another payload.
 pub fn reused_event_id(row: &EventRow, key: Option<&[u8]>, edge: &Edge) -> LetterRow {
     LetterRow {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Refusal;
@@ -57,7 +57,6 @@ pub(super) struct Wire<'a> {
     pub(super) response: Option<&'a RawValue>,
 }
 
-
 /// The payload as text.
 pub(super) fn text(body: &[u8], had_registry_prefix: bool) -> Result<&str, Refusal> {
     std::str::from_utf8(body).map_err(|error| {
@@ -71,7 +70,8 @@ pub(super) fn text(body: &[u8], had_registry_prefix: bool) -> Result<&str, Refus
 fn unsupported_encoding() -> Refusal {
     (
         ErrorClass::UnsupportedEncoding,
-        "a schema registry id is followed by something that is not JSON; this topic's contract is JSON Schema".to_owned(),
+        "a schema registry id is followed by something that is not JSON; this topic's contract is JSON Schema"
+            .to_owned(),
     )
 }
 
@@ -232,7 +232,10 @@ pub(super) fn time_field(name: &str, raw: Option<&RawValue>) -> Result<Option<Mi
     let value: serde_json::Value =
         serde_json::from_str(raw).map_err(|_| (ErrorClass::InvalidTime, format!("`{name}` cannot be read")))?;
     let parsed = time::parse(&value).map_err(|_| {
-        (ErrorClass::InvalidTime, format!("`{name}` is neither an RFC 3339 time nor a number of seconds or milliseconds"))
+        (
+            ErrorClass::InvalidTime,
+            format!("`{name}` is neither an RFC 3339 time nor a number of seconds or milliseconds"),
+        )
     })?;
     Ok(Some(parsed))
 }
@@ -258,7 +261,10 @@ pub(super) fn id_list(name: &str, raw: Option<&RawValue>) -> Result<Vec<String>,
     let ids: Vec<String> = serde_json::from_str(raw)
         .map_err(|_| (ErrorClass::WrongType, format!("`{name}` must be a list of strings")))?;
     if ids.iter().any(|id| id.is_empty() || id.len() > LONGEST_ID) {
-        return Err((ErrorClass::InvalidValue, format!("`{name}` holds an id that is empty or longer than {LONGEST_ID} bytes")));
+        return Err((
+            ErrorClass::InvalidValue,
+            format!("`{name}` holds an id that is empty or longer than {LONGEST_ID} bytes"),
+        ));
     }
     Ok(ids)
 }
