@@ -35,6 +35,17 @@ pub struct Part {
     pub(crate) newest: Option<Micros>,
     /// Whether the partition fell silent, or came to its end: then it holds the overall watermark back no longer.
     pub(crate) idle: bool,
+    /// The last record consumed, by which a topic that was made again is told from the one that was read.
+    pub(crate) last: Option<Seen>,
+}
+
+/// A record as it can be recognised: its place, and the time that the broker holds for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Offset.
+    pub offset: Offset,
+    /// Milliseconds since 1970.
+    pub broker_millis: i64,
 }
 
 impl Part {
@@ -50,6 +61,7 @@ impl Part {
             duplicates: 0,
             newest: None,
             idle: false,
+            last: None,
         }
     }
 
@@ -143,6 +155,13 @@ impl Buffer {
         match why {
             Pass::Tombstone => part.tombstones += 1,
             Pass::Duplicate => part.duplicates += 1,
+        }
+    }
+
+    /// Notes the record that was just added or passed, so that it can be recognised.
+    pub fn recognise(&mut self, source: &SourcePartition, seen: Seen) {
+        if let Some(part) = self.parts.get_mut(source) {
+            part.last = Some(seen);
         }
     }
 

@@ -54,6 +54,15 @@ pub enum Error {
         /// Why, and what to do.
         source: Refusal,
     },
+    /// The record before the stored position is another one than was read there.
+    #[error(
+        "the topic of {partition} was deleted and made again: the record before the stored position is another one than was \
+         read there. Consume it under another pipeline name (--pipeline) to read it from its start; nothing stored is touched"
+    )]
+    Recreated {
+        /// Which partition.
+        partition: SourcePartition,
+    },
     /// Too many of the last records were refused.
     #[error(
         "{bad} of the last {window} records of topic {topic} are bad ({reasons}); stopped before a whole topic becomes dead letters. \
@@ -97,7 +106,7 @@ impl Error {
         match self {
             Self::Lake { source, .. } => lake_kind(source),
             Self::Kafka { .. } => ErrorKind::Retry,
-            Self::Invalid(_) | Self::Start { .. } | Self::TooManyBad { .. } | Self::File { .. } => ErrorKind::Invalid,
+            Self::Invalid(_) | Self::Start { .. } | Self::Recreated { .. } | Self::TooManyBad { .. } | Self::File { .. } => ErrorKind::Invalid,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Stopped => ErrorKind::Stopped,

@@ -195,11 +195,22 @@ async fn a_topic_made_again_with_lower_offsets_is_refused() {
     let before = places(&place.lake(), &tables::EVENTS).await;
     place.admin.delete_topic(&place.messages).await.unwrap();
     eventually("the topic is made again", LONG, async || place.admin.create_topic(&place.messages, 1).await.ok()).await;
-    place.produce(&[Sent { topic: MESSAGES, partition: 0, payload: Some(message("new", "hello")), fate: Fate::Event }]);
+    let anew = |number: i32| Sent {
+        topic: MESSAGES,
+        partition: 0,
+        payload: Some(message(&format!("new-{number}"), "hello")),
+        fate: Fate::Event,
+    };
+    place.produce(&[anew(0)]);
     let (code, said) = place.to_the_end(|_| {});
     assert_eq!(code, 3, "{said}");
     assert!(said.contains("recreated or truncated") && said.contains("pipeline"), "{said}");
     assert_eq!(places(&place.lake(), &tables::EVENTS).await, before, "nothing was added or taken away");
+    // Also when the new topic has grown past the old position, where the offsets alone look right.
+    place.produce(&(1..200).map(anew).collect::<Vec<_>>());
+    let (code, said) = place.to_the_end(|_| {});
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("deleted and made again") && said.contains("pipeline"), "{said}");
     let (code, said) = place.to_the_end(|command| {
         command.args(["--pipeline", "second"]);
     });

@@ -27,10 +27,10 @@ use uptake_lake::{Advance, CommitRequest, Lake, Table};
 use uptake_model::rows::{self, EventRow, LetterRow};
 use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::time::Micros;
-use uptake_model::{Next, SourcePartition};
+use uptake_model::{Next, Offset, SourcePartition};
 use uptake_progress::ownership::Ownership;
 
-use crate::buffer::{Buffer, Part};
+use crate::buffer::{Buffer, Part, Seen};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, RecordOutcome};
 
@@ -50,6 +50,8 @@ pub struct Resume {
     pub next: Option<Next>,
     /// The offset behind the last dead letter, when the dead letters are ahead of the events.
     pub letters_next: Option<Next>,
+    /// The last record that was consumed before `next`, where the source tells the times of records.
+    pub last: Option<Seen>,
 }
 
 /// What a flush did.
@@ -171,7 +173,8 @@ impl Bronze {
                     "a flush was cut off between dead letters and events; its letters stay letters"
                 );
             }
-            resumed.insert(source.clone(), Resume { next: known.events, letters_next: ahead });
+            let last = self.last_seen(source, known.events).await?;
+            resumed.insert(source.clone(), Resume { next: known.events, letters_next: ahead, last });
             self.known.insert(source.clone(), known);
         }
         Ok(resumed)
@@ -191,6 +194,12 @@ impl Bronze {
     pub fn forget(&mut self, source: &SourcePartition) {
         self.known.remove(source);
         self.owners.remove(source);
+    }
+
+    async fn last_seen(&self, source: &SourcePartition, next: Option<Next>) -> Result<Option<Seen>> {
+        let packed = self.events.position(&last_key(source, &self.pipeline)).await;
+        let packed = packed.map_err(Error::lake(format!("read the last record of {source}")))?;
+        Ok(next.zip(packed).map(|(next, packed)| unpack(packed, next)))
     }
 
     /// Reads the logs of both tables to their ends.
@@ -393,6 +402,9 @@ impl Bronze {
             if let Some(newest) = part.newest {
                 watermarks.push((source.watermark_key(), self.watermark(newest)));
             }
+            if let Some(last) = part.last {
+                watermarks.push((last_key(source, &self.pipeline), pack(last, part.to)));
+            }
             if part.newest.is_some() || part.idle {
                 watermarks.push((idle_key(source), i64::from(part.idle)));
             }
@@ -501,6 +513,46 @@ fn idle_key(source: &SourcePartition) -> String {
     format!("idle/{}/{}", source.topic, source.partition)
 }
 
+/// The application id under which the table keeps how to recognise the last record before a position.
+fn last_key(source: &SourcePartition, pipeline: &str) -> String {
+    format!("last/{}", source.position_key(pipeline))
+}
+
+/// How far before the position the last record may lie; beyond that it is not looked for.
+const FARTHEST: i64 = (1 << 20) - 1;
+
+/// Time and distance to the position in one number, as the log keeps numbers only: 43 bits of milliseconds, 20 of distance.
+fn pack(last: Seen, to: Next) -> i64 {
+    let distance = to.0.saturating_sub(last.offset.0).clamp(0, FARTHEST);
+    last.broker_millis.clamp(0, (1 << 43) - 1) << 20 | distance
+}
+
+fn unpack(packed: i64, next: Next) -> Seen {
+    Seen { offset: Offset(next.0 - (packed & FARTHEST)), broker_millis: packed >> 20 }
+}
+
 fn list(sources: &[SourcePartition]) -> String {
     sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_recognised_through_one_number() {
+        for (offset, to, millis) in [(0, 1, 0), (41, 42, 1_795_000_000_000), (100, 1_000, 1_795_000_000_001)] {
+            let seen = Seen { offset: Offset(offset), broker_millis: millis };
+            assert_eq!(unpack(pack(seen, Next(to)), Next(to)), seen);
+            assert!(pack(seen, Next(to)) >= 0);
+        }
+    }
+
+    #[test]
+    fn pipeline_names_are_those_that_keys_can_hold() {
+        assert!(check_pipeline("backfill-2026.1_a").is_ok());
+        for name in ["", "a/b", "with space", &"x".repeat(65)] {
+            assert!(check_pipeline(name).unwrap_err().to_string().contains("letters, digits"), "{name}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -12,9 +12,13 @@ use uptake_progress::ownership::Departure;
 use uptake_progress::start::{Facts, Origin, decide};
 
 use super::service::{Consumer, Reading};
+use crate::bronze::Resume;
 use crate::error::{Error, Result};
-use crate::kafka::{Candidate, Start};
+use crate::kafka::{Candidate, Start, first_unrecognised};
 use crate::options::StartAt;
+
+/// How long it may take to look at the records before the stored positions; what does not answer is taken as it is.
+const RECOGNISE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Consumer {
     /// Takes partitions: says where each starts. On an error no answer is given, and the reader takes none of them.
@@ -51,11 +55,26 @@ impl Consumer {
             starts.push((candidate, stored, start.at));
         }
         drop(bronze);
+        self.recognise(resumed).await?;
         let answers = starts.into_iter().map(|(candidate, stored, at)| self.begin(candidate, stored, at)).collect();
         self.placed();
         // A reader that is gone cannot be answered; the loop hears of it from the closed channel.
         let _ = answer.send(answers);
         Ok(())
+    }
+
+    /// Refuses a topic that was made again since it was read, also where its offsets have passed the stored position.
+    async fn recognise(&self, resumed: BTreeMap<SourcePartition, Resume>) -> Result<()> {
+        let seen: BTreeMap<_, _> = resumed.into_iter().filter_map(|(source, resume)| Some((source, resume.last?))).collect();
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let options = self.options.clone();
+        let looked = tokio::task::spawn_blocking(move || first_unrecognised(&options, &seen, RECOGNISE_PATIENCE)).await;
+        match looked.map_err(|error| Error::Bug(format!("looking at a topic ended abnormally: {error}")))?? {
+            Some(partition) => Err(Error::Recreated { partition }),
+            None => Ok(()),
+        }
     }
 
     fn begin(&mut self, candidate: &Candidate, stored: Option<Next>, at: Next) -> Start {

@@ -19,7 +19,7 @@ use uptake_progress::watermark::Watermarks;
 use super::flushing::Flight;
 use super::handle::{Handle, Stage, Summary};
 use crate::bronze::Bronze;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Seen};
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::kafka::{Command, Consumed, Item, Reader, SourceEvent, Statistics, end_without_records, spawn};
@@ -241,7 +241,7 @@ impl Consumer {
     }
 
     fn take(&mut self, record: Consumed) -> Result<()> {
-        let Consumed { source, epoch, held, offset, item, size, payload_bytes } = record;
+        let Consumed { source, epoch, held, offset, item, size, payload_bytes, broker_millis } = record;
         let Some(reading) = self.readings.get_mut(&*source).filter(|reading| reading.epoch == epoch) else {
             // Read before its partition went; it is read again by whoever has the partition now.
             held.give_back(size);
@@ -267,6 +267,9 @@ impl Consumer {
                 self.buffer.add(&source, Some(epoch), offset, outcome, payload_bytes);
             }
             Item::Pass(why) => self.buffer.pass(&source, Some(epoch), offset, why),
+        }
+        if let Some(broker_millis) = broker_millis {
+            self.buffer.recognise(&source, Seen { offset, broker_millis });
         }
         Ok(())
     }

@@ -181,9 +181,6 @@ pub async fn import(lake: &Lake, path: &Path, options: &ImportOptions, handle: &
         report.letters_written += flushed.letters;
     }
     report.counts = joined(reading.await)?;
-    if handle.is_stopped() {
-        return Err(Error::Stopped);
-    }
     Ok(report)
 }
 

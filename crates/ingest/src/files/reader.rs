@@ -104,7 +104,7 @@ impl Reader {
                     self.out.buffer.set_idle(&self.out.source, None, end);
                 }
                 self.out.send();
-                Ok(self.out.counts)
+                if at_end || self.out.closed { Ok(self.out.counts) } else { Err(Error::Stopped) }
             }
             Err(Error::Invalid(why)) if self.out.next > 0 => {
                 self.out.send();

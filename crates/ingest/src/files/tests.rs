@@ -346,8 +346,8 @@ fn what_is_no_log_is_refused_with_what_to_do() {
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
     let cut = zstd::encode_all(own.as_slice(), 1).unwrap();
-    for (bytes, advice) in [
-        (b"".as_slice(), "is empty"),
+    let cases: [(&[u8], &str); 13] = [
+        (b"", "is empty"),
         (b" \n\n ", "holds no record"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "no chat log"),
         (b"id,text\n1,hello\n2,ho\n", "JSON lines"),
@@ -358,9 +358,10 @@ fn what_is_no_log_is_refused_with_what_to_do() {
         (b"PAR1garbage that is no footer", "no Parquet file"),
         (b"BZh91AY", "gzip or zstd"),
         (&tar, "tar archive"),
-        (cut.get(..cut.len() / 2).unwrap(), "cut off"),
+        (&cut[..cut.len() / 2], "cut off"),
         (b"[1, 2, 3]", "none of its first 3 lines"),
-    ] {
+    ];
+    for (bytes, advice) in cases {
         let why = why_refused(bytes, None);
         assert!(why.contains(advice), "{advice}: {why}");
     }

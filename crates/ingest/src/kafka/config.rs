@@ -56,7 +56,9 @@ pub(super) fn probe(options: &ConsumeOptions) -> Result<ClientConfig> {
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
-        .set("queued.max.messages.kbytes", "1024");
+        .set("queued.max.messages.kbytes", "1024")
+        .set("fetch.max.bytes", "1048576")
+        .set("max.partition.fetch.bytes", "65536");
     Ok(config)
 }
 

@@ -61,6 +61,8 @@ pub(crate) struct Consumed {
     pub(crate) size: u64,
     /// Bytes of its payload.
     pub(crate) payload_bytes: usize,
+    /// The time that the broker holds for it, milliseconds since 1970.
+    pub(crate) broker_millis: Option<i64>,
 }
 
 /// What became of a record.

@@ -9,6 +9,6 @@ mod reader;
 mod statistics;
 
 pub(crate) use event::{Candidate, Command, Consumed, Item, SourceEvent, Start};
-pub(crate) use probe::end_without_records;
+pub(crate) use probe::{end_without_records, first_unrecognised};
 pub(crate) use reader::{Reader, spawn};
 pub(crate) use statistics::Statistics;

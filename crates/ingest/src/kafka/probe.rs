@@ -1,17 +1,24 @@
-//! Ends of partitions that hold no record: transaction markers and aborted batches take offsets that are never delivered.
+//! Looking at single places of partitions with a short-lived consumer outside the group.
 //!
-//! The group's consumer cannot tell "nothing there" from "not fetched yet", and its end-of-partition notice names no
+//! *Ends without records.* Transaction markers and aborted batches take offsets that are never delivered. The group's consumer cannot tell "nothing there" from "not fetched yet", and its end-of-partition notice names no
 //! topic. So a short-lived consumer outside the group reads from the reader's position: when it meets the end without
 //! having been given a record, nothing before that end will ever be delivered, and the position may move there.
 
+//!
+//! *Topics made again.* Offsets start anew, and once they have passed the stored position nothing looks wrong. But the
+//! record before the position is another one then: its time differs.
+
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 use uptake_model::{Next, SourcePartition};
 
 use super::config;
+use crate::buffer::Seen;
 use crate::error::{Error, Result};
 use crate::options::ConsumeOptions;
 
@@ -38,4 +45,45 @@ pub(crate) fn end_without_records(
         }
     }
     Ok(false)
+}
+
+/// The first of the partitions whose record at a place is another one than was seen there. What is no longer held, or
+/// cannot be looked at within `patience`, is taken as it is. Blocks.
+pub(crate) fn first_unrecognised(
+    options: &ConsumeOptions,
+    seen: &BTreeMap<SourcePartition, Seen>,
+    patience: Duration,
+) -> Result<Option<SourcePartition>> {
+    let what = "look at the last records that were read";
+    let consumer: BaseConsumer = config::probe(options)?.create().map_err(Error::kafka(what))?;
+    let mut list = TopicPartitionList::new();
+    for (source, seen) in seen {
+        list.add_partition_offset(&source.topic, source.partition, Offset::Offset(seen.offset.0))
+            .map_err(Error::kafka(what))?;
+    }
+    consumer.assign(&list).map_err(Error::kafka(what))?;
+    let deadline = Instant::now() + patience;
+    // Each partition answers once: with a record, with its end, or with an error that names none.
+    let mut answers = 0;
+    while answers < seen.len() && Instant::now() < deadline {
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                answers += 1;
+                let source = SourcePartition::new(message.topic(), message.partition());
+                let known = seen.get(&source).filter(|seen| seen.offset.0 == message.offset());
+                if known.is_some_and(|known| message.timestamp().to_millis() != Some(known.broker_millis)) {
+                    return Ok(Some(source));
+                }
+                let mut heard = TopicPartitionList::new();
+                heard.add_partition(&source.topic, source.partition);
+                consumer.pause(&heard).map_err(Error::kafka(what))?;
+            }
+            Some(Err(KafkaError::PartitionEOF(_) | KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+                answers += 1;
+            }
+            Some(Err(error)) => tracing::debug!(%error, "looking at the last records that were read"),
+        }
+    }
+    Ok(None)
 }

@@ -225,6 +225,7 @@ impl Polling {
             size: item.size(),
             item,
             payload_bytes: message.payload_len(),
+            broker_millis: message.timestamp().to_millis(),
         })
     }
 
