@@ -1,8 +1,12 @@
 //! The encoder's arithmetic beside matrix products: plain functions over slices of `f32`, compiled for the widest
 //! vectors that the processor has (`pulp` picks at run time; no unsafe code is needed for it).
 //!
+//! Training builds its own loops of the same parts, so that both compute the same.
+//!
 //! Loops run over fixed-size blocks of independent lanes, which is what lets the compiler vectorise them: it may not
 //! reorder a sum of floats by itself.
+
+#![expect(clippy::inline_always, reason = "what is not compiled into the dispatched loop is not vectorised")]
 
 use pulp::Arch;
 
@@ -13,7 +17,6 @@ const SHORT: usize = 16;
 
 /// `exp(x)` by a polynomial of degree 5 on the remainder to a power of two (Cephes); relative error below 2e-7.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
 #[expect(clippy::cast_possible_wrap, reason = "bit pattern of a float that was made to hold an integer")]
 #[expect(clippy::cast_sign_loss, reason = "the exponent field is positive after the bound on x")]
 fn exponential(x: f32) -> f32 {
@@ -33,10 +36,9 @@ fn exponential(x: f32) -> f32 {
     series * f32::from_bits(((power + 127) << 23) as u32)
 }
 
-/// `0.5 · x · (1 + erf(x / √2))`, the error function after Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
+/// `erf(x / √2)` after Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), and `exp(-x² / 2)` on the way.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
-fn gelu(x: f32) -> f32 {
+fn error_function(x: f32) -> (f32, f32) {
     let z = x * std::f32::consts::FRAC_1_SQRT_2;
     let size = z.abs();
     let t = 1.0 / (1.0 + 0.327_591_1 * size);
@@ -45,30 +47,52 @@ fn gelu(x: f32) -> f32 {
     series = series * t + 1.421_413_7;
     series = series * t - 0.284_496_74;
     series = series * t + 0.254_829_6;
-    let erf = (1.0 - series * t * exponential(-size * size)).copysign(z);
-    0.5 * x * (1.0 + erf)
+    let bell = exponential(-size * size);
+    ((1.0 - series * t * bell).copysign(z), bell)
+}
+
+/// The exact GELU: `0.5 · x · (1 + erf(x / √2))`.
+#[inline(always)]
+#[must_use]
+pub fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + error_function(x).0)
+}
+
+/// The derivative of [`gelu`]: `0.5 · (1 + erf(x / √2)) + x · exp(-x² / 2) / √(2π)`.
+#[inline(always)]
+#[must_use]
+pub fn gelu_slope(x: f32) -> f32 {
+    const INVERSE_ROOT: f32 = 0.398_942_3;
+    let (erf, bell) = error_function(x);
+    0.5 * (1.0 + erf) + x * bell * INVERSE_ROOT
 }
 
 /// Adds `bias` to each row of `rows`.
-pub(crate) fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    Arch::new().dispatch(|| {
-        for row in rows.chunks_exact_mut(bias.len()) {
-            for (value, bias) in row.iter_mut().zip(bias) {
-                *value += bias;
+pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                for (value, bias) in row.iter_mut().zip(bias) {
+                    *value += bias;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Adds `bias` to each row of `rows`, then applies the exact GELU.
 pub(crate) fn add_bias_gelu(rows: &mut [f32], bias: &[f32]) {
-    Arch::new().dispatch(|| {
-        for row in rows.chunks_exact_mut(bias.len()) {
-            for (value, bias) in row.iter_mut().zip(bias) {
-                *value = gelu(*value + bias);
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                for (value, bias) in row.iter_mut().zip(bias) {
+                    *value = gelu(*value + bias);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Gain, offset and epsilon of a layer normalisation.
@@ -81,28 +105,33 @@ pub(crate) struct Norm {
 
 /// Normalises each row in place.
 pub(crate) fn normalise(rows: &mut [f32], norm: &Norm) {
-    Arch::new().dispatch(|| {
-        for row in rows.chunks_exact_mut(norm.gain.len()) {
-            normalise_row(row, norm);
-        }
-    });
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(norm.gain.len()) {
+                normalise_row(row, norm);
+            }
+        },
+    );
 }
 
 /// Adds `bias` and `residual` to each row, then normalises it.
 pub(crate) fn add_bias_residual_normalise(rows: &mut [f32], bias: &[f32], residual: &[f32], norm: &Norm) {
     let width = bias.len();
-    Arch::new().dispatch(|| {
-        for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
-            for ((value, bias), residual) in row.iter_mut().zip(bias).zip(residual) {
-                *value += bias + residual;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
+                for ((value, bias), residual) in row.iter_mut().zip(bias).zip(residual) {
+                    *value += bias + residual;
+                }
+                normalise_row(row, norm);
             }
-            normalise_row(row, norm);
-        }
-    });
+        },
+    );
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
 fn normalise_row(row: &mut [f32], norm: &Norm) {
     let count = row.len() as f32;
     let mean = sum_of(row, |value| value) / count;
@@ -113,9 +142,23 @@ fn normalise_row(row: &mut [f32], norm: &Norm) {
     }
 }
 
+/// Sum of `term` over two rows of the same length, in independent lanes.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
-fn sum_of(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+pub fn sum_of_pairs(left: &[f32], right: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    let ((left, left_rest), (right, right_rest)) = (left.as_chunks::<SHORT>(), right.as_chunks::<SHORT>());
+    let mut lanes = [0.0_f32; SHORT];
+    for (left, right) in left.iter().zip(right) {
+        for ((lane, left), right) in lanes.iter_mut().zip(left).zip(right) {
+            *lane += term(*left, *right);
+        }
+    }
+    let rest = left_rest.iter().zip(right_rest).map(|(left, right)| term(*left, *right));
+    lanes.iter().sum::<f32>() + rest.sum::<f32>()
+}
+
+/// Sum of `term` over a row, in independent lanes.
+#[inline(always)]
+pub fn sum_of(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let (blocks, rest) = row.as_chunks::<SHORT>();
     let mut lanes = [0.0_f32; SHORT];
     for block in blocks {
@@ -141,7 +184,10 @@ pub(crate) fn attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: u
         let out = &mut context[start * width..end * width];
         for head in 0..heads {
             let view = Head { tokens, offset: head * head_width, width, head_width };
-            Arch::new().dispatch(|| view.attend(out, &mut scratch));
+            Arch::new().dispatch(
+                #[inline(always)]
+                || view.attend(out, &mut scratch),
+            );
         }
         start = end;
     }
@@ -169,7 +215,6 @@ struct Head<'a> {
 
 impl Head<'_> {
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "must be compiled for the processor's vectors as a whole")]
     fn attend(&self, out: &mut [f32], scratch: &mut Scratch) {
         let row_width = 3 * self.width;
         let length = self.tokens.len() / row_width;
@@ -188,7 +233,6 @@ impl Head<'_> {
     }
 
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "must be compiled for the processor's vectors as a whole")]
     fn gather(&self, scratch: &mut Scratch, length: usize, padded: usize) {
         scratch.keys.clear();
         scratch.keys.resize(self.head_width * padded, 0.0);
@@ -206,7 +250,6 @@ impl Head<'_> {
 
 /// `weights[j] = scale · query · key j`, a block of tokens at a time.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
 fn scores(query: &[f32], scale: f32, keys: &[f32], weights: &mut [f32]) {
     let padded = weights.len();
     for (block, weights) in weights.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
@@ -223,9 +266,9 @@ fn scores(query: &[f32], scale: f32, keys: &[f32], weights: &mut [f32]) {
     }
 }
 
+/// Softmax of a row, in place.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
-fn softmax(weights: &mut [f32]) {
+pub fn softmax(weights: &mut [f32]) {
     let largest = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for weight in weights.iter_mut() {
         *weight = exponential(*weight - largest);
@@ -238,7 +281,6 @@ fn softmax(weights: &mut [f32]) {
 
 /// `out = Σ weight j · value j`.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
 fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
     let head_width = out.len();
     let (blocks, rest) = out.as_chunks_mut::<SHORT>();
@@ -260,7 +302,6 @@ fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "must be compiled into the vectorised loop that calls it")]
 fn accumulate(lanes: &mut [f32; SHORT], weight: Option<&f32>, values: Option<&[f32]>) {
     if let (Some(weight), Some(values)) = (weight, values.and_then(|values| values.first_chunk::<SHORT>())) {
         for (lane, value) in lanes.iter_mut().zip(values) {
@@ -271,20 +312,23 @@ fn accumulate(lanes: &mut [f32; SHORT], weight: Option<&f32>, values: Option<&[f
 
 /// `row · column + bias` for each column of a `[columns][row.len()]` matrix.
 pub(crate) fn project(row: &[f32], matrix: &[f32], bias: &[f32], out: &mut [f32]) {
-    Arch::new().dispatch(|| {
-        for ((out, column), bias) in out.iter_mut().zip(matrix.chunks_exact(row.len())).zip(bias) {
-            let (blocks, rest) = row.as_chunks::<SHORT>();
-            let (others, other_rest) = column.as_chunks::<SHORT>();
-            let mut lanes = [0.0_f32; SHORT];
-            for (block, other) in blocks.iter().zip(others) {
-                for ((lane, a), b) in lanes.iter_mut().zip(block).zip(other) {
-                    *lane += a * b;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for ((out, column), bias) in out.iter_mut().zip(matrix.chunks_exact(row.len())).zip(bias) {
+                let (blocks, rest) = row.as_chunks::<SHORT>();
+                let (others, other_rest) = column.as_chunks::<SHORT>();
+                let mut lanes = [0.0_f32; SHORT];
+                for (block, other) in blocks.iter().zip(others) {
+                    for ((lane, a), b) in lanes.iter_mut().zip(block).zip(other) {
+                        *lane += a * b;
+                    }
                 }
+                let rest: f32 = rest.iter().zip(other_rest).map(|(a, b)| a * b).sum();
+                *out = lanes.iter().sum::<f32>() + rest + bias;
             }
-            let rest: f32 = rest.iter().zip(other_rest).map(|(a, b)| a * b).sum();
-            *out = lanes.iter().sum::<f32>() + rest + bias;
-        }
-    });
+        },
+    );
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ mod embedded;
 mod encoder;
 mod error;
 mod input;
-mod kernels;
+pub mod kernels;
 pub mod lines;
 mod scores;
 mod settings;

@@ -98,7 +98,7 @@ impl Default for Options {
             max_tokens: 128,
             batch: 32,
             batch_tokens: 4096,
-            learning_rate: 8e-5,
+            learning_rate: 1e-4,
             head_learning_rate: 1e-3,
             weight_decay: 0.01,
             warm_up: 0.08,

@@ -1,19 +1,19 @@
 //! The encoder in operations that have a backward pass.
 //!
 //! candle's fused layer normalisation and softmax return tensors without a graph, silently: a model built of them trains
-//! nothing but its head. This one is built of plain operations, on padded batches, and computes what
-//! [`uptake_tagger::Encoder`] computes on packed ones.
+//! nothing but its head. This one is built of plain operations and of [`crate::fused`] ones, on padded batches, and
+//! computes what [`uptake_tagger::Encoder`] computes on packed ones.
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{D, DType, Device, Tensor, Var};
-use candle_nn::ops;
+use candle_core::{DType, Device, Tensor, Var};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use uptake_model::labels::OUTPUTS;
 use uptake_tagger::{EncoderConfig, Input};
 
 use crate::error::{Error, Result};
+use crate::fused;
 
 /// Standard deviation of a fresh head's weights.
 const HEAD_DEVIATION: f32 = 0.02;
@@ -96,7 +96,7 @@ impl TrainableEncoder {
     fn dense(&self, name: &str, input: &Tensor) -> Result<Tensor> {
         let weight = self.weight(&format!("{name}.weight"))?;
         let bias = self.weight(&format!("{name}.bias"))?;
-        Ok(input.matmul(&weight.t()?)?.broadcast_add(bias)?)
+        Ok(fused::dense(input, weight, bias)?)
     }
 
     fn normalise(&self, name: &str, input: &Tensor) -> Result<Tensor> {
@@ -104,7 +104,7 @@ impl TrainableEncoder {
         let offset = self.weight(&format!("{name}.bias"))?;
         #[expect(clippy::cast_possible_truncation, reason = "single precision is what the layer computes in")]
         let epsilon = self.config.layer_norm_eps as f32;
-        Ok(ops::layer_norm_slow(input, gain, offset, epsilon)?)
+        Ok(fused::normalise(input, gain, offset, epsilon)?)
     }
 
     /// `[rows · columns, hidden]`
@@ -120,7 +120,7 @@ impl TrainableEncoder {
         let context = self.attend(index, state, batch)?;
         let attended = (self.dense(&name("attention.output.dense"), &context)? + state)?;
         let attended = self.normalise(&name("attention.output.LayerNorm"), &attended)?;
-        let inner = self.dense(&name("intermediate.dense"), &attended)?.gelu_erf()?;
+        let inner = fused::gelu(&self.dense(&name("intermediate.dense"), &attended)?)?;
         let fed = (self.dense(&name("output.dense"), &inner)? + &attended)?;
         self.normalise(&name("output.LayerNorm"), &fed)
     }
@@ -135,7 +135,7 @@ impl TrainableEncoder {
         };
         let queries = (project("query")? * (1.0 / (width as f64).sqrt()))?;
         let scores = queries.matmul(&project("key")?.t()?)?.broadcast_add(&batch.mask)?;
-        let context = ops::softmax(&scores, D::Minus1)?.matmul(&project("value")?)?;
+        let context = fused::softmax(&scores)?.matmul(&project("value")?)?;
         Ok(context.transpose(1, 2)?.reshape((batch.rows * batch.columns, heads * width))?)
     }
 }

@@ -18,6 +18,7 @@ pub mod classifier;
 pub mod data;
 mod encoder;
 mod error;
+mod fused;
 pub mod metrics;
 
 pub use error::{Error, ErrorKind, Result};

@@ -60,7 +60,7 @@ impl Fixture {
 #[test]
 fn a_model_learns_is_written_and_served() {
     let fixture = Fixture::new();
-    let options = fixture.options("model");
+    let options = Options { epochs: 8, batch: 8, patience: 8, ..fixture.options("model") };
     let mut epochs = Vec::new();
     let figures = train(&options, &mut |event| {
         if let Event::Validated(epoch) = event {
@@ -68,7 +68,7 @@ fn a_model_learns_is_written_and_served() {
         }
     })
     .unwrap();
-    assert_eq!(epochs.len(), 3);
+    assert_eq!(epochs.len(), 8);
     let output = |name: &str| figures.outputs.iter().find(|output| output.output == name).unwrap();
     for name in ["gratitude", "negative_feedback", "sat", "dsat"] {
         let figure = output(name);
