@@ -14,7 +14,11 @@ use crate::wait::until;
 pub fn uptake() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     let binary = test.ancestors().nth(2).expect("a target directory").join("uptake");
-    assert!(binary.is_file(), "{} is missing: `cargo build --package uptake-app`, or run `tests/run`", binary.display());
+    assert!(
+        binary.is_file(),
+        "{} is missing: `cargo build --package uptake-app`, or run `tests/run`",
+        binary.display()
+    );
     binary
 }
 

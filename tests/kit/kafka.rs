@@ -42,7 +42,8 @@ impl Kafka {
             return Self { bootstrap, _keeper: None };
         }
         let libs = libs();
-        let directory = tempfile::Builder::new().prefix("uptake-kafka-").tempdir().expect("a temporary directory").keep();
+        let directory =
+            tempfile::Builder::new().prefix("uptake-kafka-").tempdir().expect("a temporary directory").keep();
         let (broker, controller) = two_free_ports();
         let properties = PROPERTIES
             .replace("@BROKER_PORT@", &broker.to_string())
@@ -84,7 +85,16 @@ fn keep(directory: &Path, class_path: &str, properties: &Path) -> Child {
     Command::new("bash")
         .args(["-c", SCRIPT, "keeper"])
         .arg(directory)
-        .args(["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", class_path, "kafka.Kafka"])
+        .args([
+            "java",
+            "-Xms256m",
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-cp",
+            class_path,
+            "kafka.Kafka",
+        ])
         .arg(properties)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -96,7 +106,9 @@ fn keep(directory: &Path, class_path: &str, properties: &Path) -> Child {
 }
 
 fn libs() -> PathBuf {
-    let cache = std::env::var("XDG_CACHE_HOME").map(PathBuf::from).or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".cache")));
+    let cache = std::env::var("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".cache")));
     let libs = std::env::var("UPTAKE_KAFKA_LIBS")
         .map(PathBuf::from)
         .or_else(|_| cache.map(|cache| cache.join("uptake/kafka/libs")))

@@ -30,7 +30,8 @@ pub async fn places(lake: &Lake, spec: &'static TableSpec) -> Vec<Place> {
         let topics = texts(&batch, 0);
         let partitions = batch.column(1).as_primitive::<Int32Type>();
         let offsets = batch.column(2).as_primitive::<Int64Type>();
-        places.extend((0..batch.num_rows()).map(|row| (topics[row].clone(), partitions.value(row), offsets.value(row))));
+        places
+            .extend((0..batch.num_rows()).map(|row| (topics[row].clone(), partitions.value(row), offsets.value(row))));
     }
     places.sort();
     places

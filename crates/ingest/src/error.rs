@@ -106,7 +106,11 @@ impl Error {
         match self {
             Self::Lake { source, .. } => lake_kind(source),
             Self::Kafka { .. } => ErrorKind::Retry,
-            Self::Invalid(_) | Self::Start { .. } | Self::Recreated { .. } | Self::TooManyBad { .. } | Self::File { .. } => ErrorKind::Invalid,
+            Self::Invalid(_)
+            | Self::Start { .. }
+            | Self::Recreated { .. }
+            | Self::TooManyBad { .. }
+            | Self::File { .. } => ErrorKind::Invalid,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Corrupt(_) => ErrorKind::Corrupt,
             Self::Stopped => ErrorKind::Stopped,

@@ -9,7 +9,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{
-    BaseRecord, DefaultProducerContext, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer,
+    BaseRecord, DefaultProducerContext, DeliveryResult, NoCustomPartitioner, Producer, ProducerContext,
+    ThreadedProducer,
 };
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
@@ -208,11 +209,8 @@ impl TestProducer {
     /// When the broker does not take the end.
     pub fn end(&self, commit: bool) -> Result<()> {
         self.producer.flush(PATIENCE).map_err(Error::kafka("wait for the broker to take the records"))?;
-        let ended = if commit {
-            self.producer.commit_transaction(PATIENCE)
-        } else {
-            self.producer.abort_transaction(PATIENCE)
-        };
+        let ended =
+            if commit { self.producer.commit_transaction(PATIENCE) } else { self.producer.abort_transaction(PATIENCE) };
         ended.map_err(Error::kafka("end a transaction"))
     }
 }

@@ -162,9 +162,9 @@ impl ConsumeOptions {
         let Some(text) = self.kafka.get(property) else {
             return Ok(Duration::from_millis(default));
         };
-        let millis = text
-            .parse()
-            .map_err(|_| Error::Invalid(format!("[kafka] `{property}` must be a whole number of milliseconds, not `{text}`")))?;
+        let millis = text.parse().map_err(|_| {
+            Error::Invalid(format!("[kafka] `{property}` must be a whole number of milliseconds, not `{text}`"))
+        })?;
         Ok(Duration::from_millis(millis))
     }
 }

@@ -77,7 +77,8 @@ impl Admin {
     /// # Errors
     /// When the broker does not answer.
     pub fn partitions(&self, name: &str) -> Result<usize> {
-        let metadata = self.client.inner().fetch_metadata(Some(name), PATIENCE).map_err(Error::kafka("ask for a topic"))?;
+        let metadata =
+            self.client.inner().fetch_metadata(Some(name), PATIENCE).map_err(Error::kafka("ask for a topic"))?;
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(topics.map(|topic| topic.partitions().len()).sum())
     }

@@ -143,7 +143,8 @@ async fn a_twin_that_writes_the_same_span_adds_nothing() {
             twin.await.unwrap();
         }
         store.calm(true);
-        let mut events: Vec<i64> = places(&lake, &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
+        let mut events: Vec<i64> =
+            places(&lake, &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
         let before = events.len();
         events.dedup();
         assert_eq!(events.len(), before, "an event twice");

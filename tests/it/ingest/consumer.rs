@@ -34,7 +34,10 @@ pub(super) fn options(bootstrap: &str, group: &str) -> ConsumeOptions {
 }
 
 /// Starts a consumer in the background.
-pub(super) async fn start(options: ConsumeOptions, lake: &Lake) -> (Handle, tokio::task::JoinHandle<Result<Summary, Error>>) {
+pub(super) async fn start(
+    options: ConsumeOptions,
+    lake: &Lake,
+) -> (Handle, tokio::task::JoinHandle<Result<Summary, Error>>) {
     let consumer = Consumer::start(options, lake).await.unwrap();
     let handle = consumer.handle();
     (handle, tokio::spawn(consumer.run()))
@@ -83,8 +86,11 @@ async fn rows_carry_headers_and_subject_keys_and_no_user_ids() {
     let lake = Lake::in_memory().unwrap();
     let event = |payload: Vec<u8>, fate| Sent { topic: MESSAGES, partition: 0, payload: Some(payload), fate };
     let broken = br#"{"user_id": "ann@example.org", "content": "#.to_vec();
-    let records =
-        [event(message("a", "hello"), Fate::Event), event(broken, Fate::Letter("invalid_json")), event(message("b", "more"), Fate::Event)];
+    let records = [
+        event(message("a", "hello"), Fate::Event),
+        event(broken, Fate::Letter("invalid_json")),
+        event(message("b", "more"), Fate::Event),
+    ];
     produce(&broker.bootstrap(), &records);
     to_the_end(options(&broker.bootstrap(), "columns"), &lake).await.unwrap();
     check_each_once(&lake, &records).await;

@@ -22,8 +22,7 @@ async fn each_record_once_over_a_store_that_loses() {
     let mut options = options(&broker.bootstrap(), "lossy");
     options.until_end = true;
     options.flush.rows = 40;
-    options.retries =
-        Retries { attempts: 4, pause: Duration::from_millis(1), longest_pause: Duration::from_millis(5) };
+    options.retries = Retries { attempts: 4, pause: Duration::from_millis(1), longest_pause: Duration::from_millis(5) };
     let mut lives = 0;
     loop {
         lives += 1;

@@ -63,7 +63,12 @@ impl Place {
         let mut command = command(&self.path());
         command
             .args(["consume", "--brokers", bootstrap(), "--group", &format!("group-of-{}", self.messages)])
-            .args(["--topic", &format!("messages={}", self.messages), "--topic", &format!("reactions={}", self.reactions)])
+            .args([
+                "--topic",
+                &format!("messages={}", self.messages),
+                "--topic",
+                &format!("reactions={}", self.reactions),
+            ])
             .env("UPTAKE_SUBJECT_PEPPER", PEPPER)
             .env("UPTAKE_INGEST_FLUSH_AGE", "100ms")
             .env("UPTAKE_INGEST_FLUSH_ROWS", "60")
@@ -103,7 +108,9 @@ fn leak(text: &str) -> &'static str {
 /// How many commits a table of this lake has.
 fn commits(lake: &Path, table: &str) -> usize {
     std::fs::read_dir(lake.join("bronze").join(table).join("_delta_log"))
-        .map(|entries| entries.flatten().filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json")).count())
+        .map(|entries| {
+            entries.flatten().filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json")).count()
+        })
         .unwrap_or(0)
 }
 
@@ -239,7 +246,8 @@ async fn records_that_retention_deleted_are_refused_until_allowed() {
         command.arg("--skip-lost-records");
     });
     assert_eq!(code, 0, "{said}");
-    let offsets: Vec<i64> = places(&place.lake(), &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
+    let offsets: Vec<i64> =
+        places(&place.lake(), &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
     let expected: Vec<i64> = (0..20).chain(45..60).collect();
     assert_eq!(offsets, expected);
 }
@@ -268,7 +276,8 @@ async fn transactions_are_read_when_committed_and_their_markers_are_passed() {
     }
     let (code, said) = place.to_the_end(|_| {});
     assert_eq!(code, 0, "{said}");
-    let offsets: Vec<i64> = places(&place.lake(), &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
+    let offsets: Vec<i64> =
+        places(&place.lake(), &tables::EVENTS).await.into_iter().map(|(_, _, offset)| offset).collect();
     assert_eq!(offsets, expected);
     let source = SourcePartition::new(place.messages.clone(), 0);
     let committed = place.admin.committed(&format!("group-of-{}", place.messages), &[source]).unwrap();

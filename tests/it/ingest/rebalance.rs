@@ -43,7 +43,8 @@ async fn two_members(name: &str, seed: u64, change: impl Fn(&mut ConsumeOptions)
     one.stop();
     one_running.await.unwrap().unwrap();
     produce(&broker.bootstrap(), &third);
-    eventually("the second member has all partitions", LONG, async || (held(&two) == all_partitions).then_some(())).await;
+    eventually("the second member has all partitions", LONG, async || (held(&two) == all_partitions).then_some(()))
+        .await;
     let ends = ends(&all);
     eventually("all is committed", LONG, async || {
         let mut positions = one.summary().positions;

@@ -166,7 +166,11 @@ pub(super) async fn check_each_once(lake: &uptake_lake::Lake, records: &[Sent]) 
             Fate::Copy => found == (0, 0) || found == (1, 0),
             Fate::Reused => found == (0, 1) || found == (1, 0),
         };
-        assert!(right, "{place:?} should be {fate:?}, and is {found:?} times in (events, letters), as {:?}", classes.get(place));
+        assert!(
+            right,
+            "{place:?} should be {fate:?}, and is {found:?} times in (events, letters), as {:?}",
+            classes.get(place)
+        );
     }
     let known: std::collections::BTreeSet<&Place> = expected.iter().map(|(place, _)| place).collect();
     let stray: Vec<_> = events.keys().chain(letters.keys()).filter(|place| !known.contains(place)).collect();

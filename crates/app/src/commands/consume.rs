@@ -161,7 +161,7 @@ fn usage(error: Error) -> anyhow::Error {
 /// The exit code says what kind of end it was.
 fn refused(error: Error) -> anyhow::Result<ExitCode> {
     let code = match (&error, error.kind()) {
-        (Error::Start { .. } | Error::TooManyBad { .. }, _) => REFUSED,
+        (Error::Start { .. } | Error::Recreated { .. } | Error::TooManyBad { .. }, _) => REFUSED,
         (_, ErrorKind::Stopped) => INCOMPLETE,
         _ => return Err(usage(error)),
     };

@@ -208,10 +208,8 @@ mod size {
 
     pub(super) fn parse(text: &str) -> Result<u64, String> {
         let text = text.trim();
-        let (number, scale) = UNITS
-            .iter()
-            .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
-            .unwrap_or((text, 1));
+        let (number, scale) =
+            UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale))).unwrap_or((text, 1));
         number
             .trim()
             .parse::<u64>()

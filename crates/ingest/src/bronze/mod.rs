@@ -100,7 +100,11 @@ pub struct Bronze {
 
 impl std::fmt::Debug for Bronze {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Bronze").field("pipeline", &self.pipeline).field("known", &self.known).finish_non_exhaustive()
+        formatter
+            .debug_struct("Bronze")
+            .field("pipeline", &self.pipeline)
+            .field("known", &self.known)
+            .finish_non_exhaustive()
     }
 }
 
@@ -186,7 +190,8 @@ impl Bronze {
     /// When the lake cannot be read.
     pub async fn knows_topic(&self, topic: &str) -> Result<bool> {
         let prefix = format!("{}/{topic}/", self.pipeline);
-        let positions = self.events.positions(&prefix).await.map_err(Error::lake(format!("read the positions of {topic}")))?;
+        let positions =
+            self.events.positions(&prefix).await.map_err(Error::lake(format!("read the positions of {topic}")))?;
         Ok(!positions.is_empty())
     }
 
@@ -311,7 +316,8 @@ impl Bronze {
         }
         for source in moved {
             let mine = self.owners.get(&source).copied();
-            if self.owner(Target::Letters, &source).await? != mine || self.owner(Target::Events, &source).await? != mine {
+            if self.owner(Target::Letters, &source).await? != mine || self.owner(Target::Events, &source).await? != mine
+            {
                 parts.remove(&source);
                 done.taken.insert(source);
                 continue;
@@ -334,7 +340,11 @@ impl Bronze {
     }
 
     /// Commits the dead letters of the parts, if there are any. False when a position had moved: settle and come again.
-    async fn commit_letters(&mut self, parts: &mut BTreeMap<SourcePartition, Part>, done: &mut Flushed) -> Result<bool> {
+    async fn commit_letters(
+        &mut self,
+        parts: &mut BTreeMap<SourcePartition, Part>,
+        done: &mut Flushed,
+    ) -> Result<bool> {
         let mut advances: Vec<Advance> = Vec::new();
         let mut letters: Vec<LetterRow> = Vec::new();
         let mut bounds: Vec<(SourcePartition, Next, Vec<i64>)> = Vec::new();
@@ -475,7 +485,8 @@ fn batches<T>(
     for (index, row) in rows.iter().enumerate() {
         bytes += size(row);
         if bytes >= BATCH_BYTES || index + 1 == rows.len() {
-            let batch = build(&rows[start..=index]).map_err(|error| Error::Bug(format!("build a batch of bronze: {error}")))?;
+            let batch =
+                build(&rows[start..=index]).map_err(|error| Error::Bug(format!("build a batch of bronze: {error}")))?;
             batches.push(batch);
             start = index + 1;
             bytes = 0;

@@ -27,7 +27,11 @@ impl Bronze {
                 return Ok(());
             }
         }
-        Err(Error::Conflict(format!("other processes keep taking over {} of pipeline `{}`", list(sources), self.pipeline)))
+        Err(Error::Conflict(format!(
+            "other processes keep taking over {} of pipeline `{}`",
+            list(sources),
+            self.pipeline
+        )))
     }
 
     async fn claim(&self, target: Target, sources: &[SourcePartition], mine: i64) -> Result<bool> {

@@ -33,7 +33,8 @@ impl Flight {
     async fn arrive(&mut self) {
         if self.result.is_none() {
             let joined = (&mut self.task).await;
-            self.result = Some(joined.unwrap_or_else(|error| Err(Error::Bug(format!("a flush ended abnormally: {error}")))));
+            self.result =
+                Some(joined.unwrap_or_else(|error| Err(Error::Bug(format!("a flush ended abnormally: {error}")))));
         }
     }
 
@@ -144,8 +145,12 @@ impl Consumer {
             summary.positions.extend(flushed.positions.iter().map(|(source, next)| (source.clone(), *next)));
         });
         info!(
-            events = flushed.events, letters = flushed.letters, duplicates = flushed.duplicates,
-            tombstones = flushed.tombstones, version = flushed.version, "committed"
+            events = flushed.events,
+            letters = flushed.letters,
+            duplicates = flushed.duplicates,
+            tombstones = flushed.tombstones,
+            version = flushed.version,
+            "committed"
         );
     }
 }

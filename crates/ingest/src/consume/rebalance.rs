@@ -22,7 +22,11 @@ const RECOGNISE_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Consumer {
     /// Takes partitions: says where each starts. On an error no answer is given, and the reader takes none of them.
-    pub(super) async fn assign(&mut self, candidates: Vec<Candidate>, answer: oneshot::Sender<Vec<Start>>) -> Result<()> {
+    pub(super) async fn assign(
+        &mut self,
+        candidates: Vec<Candidate>,
+        answer: oneshot::Sender<Vec<Start>>,
+    ) -> Result<()> {
         self.metrics.rebalance("assigned");
         let mut starts = Vec::with_capacity(candidates.len());
         let mut known_topics: BTreeMap<String, bool> = BTreeMap::new();
@@ -44,7 +48,8 @@ impl Consumer {
                 topic_is_known: known_topics.get(topic).copied().unwrap_or(false),
                 skip_lost: self.options.skip_lost_records,
             };
-            let start = decide(&facts).map_err(|source| Error::Start { partition: candidate.source.clone(), source })?;
+            let start =
+                decide(&facts).map_err(|source| Error::Start { partition: candidate.source.clone(), source })?;
             if start.lost > 0 {
                 warn!(
                     partition = %candidate.source, lost = start.lost,
@@ -65,7 +70,8 @@ impl Consumer {
 
     /// Refuses a topic that was made again since it was read, also where its offsets have passed the stored position.
     async fn recognise(&self, resumed: BTreeMap<SourcePartition, Resume>) -> Result<()> {
-        let seen: BTreeMap<_, _> = resumed.into_iter().filter_map(|(source, resume)| Some((source, resume.last?))).collect();
+        let seen: BTreeMap<_, _> =
+            resumed.into_iter().filter_map(|(source, resume)| Some((source, resume.last?))).collect();
         if seen.is_empty() {
             return Ok(());
         }

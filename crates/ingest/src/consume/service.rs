@@ -163,10 +163,14 @@ impl Consumer {
     /// Whatever it cannot go on from; what was not committed is read again at the next start. [`Error::Stopped`] when it
     /// was stopped at once, or could not write everything within the deadline.
     pub async fn run(mut self) -> Result<Summary> {
-        let topics: Vec<_> = self.options.topics.iter().map(|(topic, contract)| format!("{topic} ({contract})")).collect();
+        let topics: Vec<_> =
+            self.options.topics.iter().map(|(topic, contract)| format!("{topic} ({contract})")).collect();
         info!(
-            topics = topics.join(", "), group = self.options.group, pipeline = self.options.pipeline,
-            memory_for_rows = self.memory.bound(), "consuming"
+            topics = topics.join(", "),
+            group = self.options.group,
+            pipeline = self.options.pipeline,
+            memory_for_rows = self.memory.bound(),
+            "consuming"
         );
         let Some(mut events) = self.events.take() else {
             return Err(Error::Bug("a consumer ran twice".to_owned()));
@@ -350,7 +354,8 @@ impl Consumer {
     }
 
     fn probed(&mut self, probed: &Probed) {
-        let Some(reading) = self.readings.get_mut(&probed.source).filter(|reading| reading.epoch == probed.epoch) else {
+        let Some(reading) = self.readings.get_mut(&probed.source).filter(|reading| reading.epoch == probed.epoch)
+        else {
             return;
         };
         reading.probing = false;

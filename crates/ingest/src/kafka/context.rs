@@ -168,7 +168,8 @@ impl Context {
             .map(|source| {
                 let (low, high) = bounds(consumer, source)?;
                 // A time after the last record has no offset: that is the end.
-                let explicit = explicit.as_ref().map(|found| found.get(source).copied().unwrap_or(high).clamp(low, high));
+                let explicit =
+                    explicit.as_ref().map(|found| found.get(source).copied().unwrap_or(high).clamp(low, high));
                 Ok(Candidate { source: source.clone(), low, high, explicit })
             })
             .collect()
@@ -306,7 +307,9 @@ fn kind_of(code: Option<RDKafkaErrorCode>) -> &'static str {
         Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
             "authorization"
         }
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId) => "unknown_topic",
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId) => {
+            "unknown_topic"
+        }
         Some(Code::PollExceeded) => "poll_exceeded",
         Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => "offset_out_of_range",
         Some(Code::PartitionEOF) => "end",
@@ -319,7 +322,9 @@ fn advice(kind: &str) -> &'static str {
         "all_brokers_down" | "transport" | "resolve" => {
             "no connection to a broker; trying again with backoff, nothing is lost. Check `bootstrap.servers` and the network if it lasts"
         }
-        "authentication" => "the broker does not accept the credentials or the certificate; trying again. Check `security.protocol`, `sasl.*` and `ssl.*` under [kafka]",
+        "authentication" => {
+            "the broker does not accept the credentials or the certificate; trying again. Check `security.protocol`, `sasl.*` and `ssl.*` under [kafka]"
+        }
         "authorization" => "the broker denies access; grant this user READ on the topics and the group",
         "unknown_topic" => "a topic does not exist (yet); it is looked for again every half minute",
         "poll_exceeded" => "the reader was blocked for too long and has left the group; it joins again",

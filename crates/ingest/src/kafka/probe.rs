@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
@@ -22,6 +23,17 @@ use crate::buffer::Seen;
 use crate::error::{Error, Result};
 use crate::options::ConsumeOptions;
 
+/// Ends of partitions and places that are gone are what is being asked about here, and no errors.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "looking at a place of a partition");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
 /// Whether nothing between `from` and `end` will ever be delivered; `end` must lie at or before the last stable offset.
 /// Blocks for at most `patience`; false also when that was too short.
 pub(crate) fn end_without_records(
@@ -31,7 +43,8 @@ pub(crate) fn end_without_records(
     patience: Duration,
 ) -> Result<bool> {
     let what = || format!("look at the end of {source}");
-    let consumer: BaseConsumer = config::probe(options)?.create().map_err(Error::kafka(what()))?;
+    let consumer: BaseConsumer<Quiet> =
+        config::probe(options)?.create_with_context(Quiet).map_err(Error::kafka(what()))?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&source.topic, source.partition, Offset::Offset(from.0)).map_err(Error::kafka(what()))?;
     consumer.assign(&list).map_err(Error::kafka(what()))?;
@@ -55,7 +68,8 @@ pub(crate) fn first_unrecognised(
     patience: Duration,
 ) -> Result<Option<SourcePartition>> {
     let what = "look at the last records that were read";
-    let consumer: BaseConsumer = config::probe(options)?.create().map_err(Error::kafka(what))?;
+    let consumer: BaseConsumer<Quiet> =
+        config::probe(options)?.create_with_context(Quiet).map_err(Error::kafka(what))?;
     let mut list = TopicPartitionList::new();
     for (source, seen) in seen {
         list.add_partition_offset(&source.topic, source.partition, Offset::Offset(seen.offset.0))
@@ -79,7 +93,9 @@ pub(crate) fn first_unrecognised(
                 heard.add_partition(&source.topic, source.partition);
                 consumer.pause(&heard).map_err(Error::kafka(what))?;
             }
-            Some(Err(KafkaError::PartitionEOF(_) | KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset))) => {
+            Some(Err(
+                KafkaError::PartitionEOF(_) | KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset),
+            )) => {
                 answers += 1;
             }
             Some(Err(error)) => tracing::debug!(%error, "looking at the last records that were read"),

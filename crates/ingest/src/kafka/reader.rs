@@ -67,9 +67,9 @@ pub(crate) fn spawn(options: &ConsumeOptions, memory: &Memory, metrics: &Metrics
         closing: false.into(),
         logged: Mutex::default(),
     };
-    let consumer: BaseConsumer<Context> = config::consumer(options)?.create_with_context(context).map_err(|error| {
-        Error::Invalid(format!("librdkafka does not take the settings under [kafka]: {error}"))
-    })?;
+    let consumer: BaseConsumer<Context> = config::consumer(options)?
+        .create_with_context(context)
+        .map_err(|error| Error::Invalid(format!("librdkafka does not take the settings under [kafka]: {error}")))?;
     let topics: Vec<&str> = options.topics.keys().map(String::as_str).collect();
     consumer.subscribe(&topics).map_err(Error::kafka("subscribe to the topics"))?;
     let polling = Polling {
@@ -162,7 +162,9 @@ impl Polling {
                 }
             };
             if found == 0 {
-                let message = format!("topic `{topic}` does not exist on this broker; check its name, or leave out --until-end to wait for it");
+                let message = format!(
+                    "topic `{topic}` does not exist on this broker; check its name, or leave out --until-end to wait for it"
+                );
                 self.context().send(SourceEvent::Failed(Error::Invalid(message)));
                 return false;
             }
@@ -319,7 +321,8 @@ impl Polling {
         use RDKafkaErrorCode as Code;
         match error {
             KafkaError::MessageConsumptionFatal(_) => {
-                self.context().send(SourceEvent::Failed(Error::kafka("consume: librdkafka cannot go on")(error.clone())));
+                self.context()
+                    .send(SourceEvent::Failed(Error::kafka("consume: librdkafka cannot go on")(error.clone())));
             }
             KafkaError::MessageConsumption(
                 Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed,
@@ -388,7 +391,10 @@ fn headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
             .collect()
     };
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-        vec![Header { key: "uptake-unreadable-headers".to_owned(), value: Some("a header name is not UTF-8".to_owned()) }]
+        vec![Header {
+            key: "uptake-unreadable-headers".to_owned(),
+            value: Some("a header name is not UTF-8".to_owned()),
+        }]
     })
 }
 

@@ -55,10 +55,8 @@ impl Statistics {
     pub(crate) fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         let wire: Wire = serde_json::from_slice(json)?;
         // Bootstrap entries are logical until their id is known; an id of -1 that is up answers all the same.
-        let reachable = wire
-            .brokers
-            .values()
-            .any(|broker| broker.nodeid >= -1 && matches!(broker.state.as_str(), "UP" | "UPDATE"));
+        let reachable =
+            wire.brokers.values().any(|broker| broker.nodeid >= -1 && matches!(broker.state.as_str(), "UP" | "UPDATE"));
         let mut ends = Vec::new();
         for (topic, read) in &wire.topics {
             for (number, partition) in &read.partitions {
