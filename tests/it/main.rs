@@ -2,6 +2,7 @@
 
 mod architecture;
 mod demo;
+mod import;
 mod ingest;
 mod snapshot;
 mod sql;

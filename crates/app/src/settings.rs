@@ -1,7 +1,9 @@
 //! Settings: one TOML file and the environment, unknown keys refused, checked together at start.
 //!
 //! A key `section.name` is also the environment variable `UPTAKE_SECTION_NAME`; `--lake` and `UPTAKE_LAKE` win over the
-//! file. Durations and sizes are words (`"60s"`, `"128MiB"`).
+//! file. Durations and sizes are words (`"60s"`, `"128MiB"`). `UPTAKE_KAFKA_SASL_PASSWORD` is `sasl.password` under `[kafka]`.
+
+pub(crate) mod ingest;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +27,10 @@ pub(crate) struct Settings {
     pub(crate) tagger: Option<PathBuf>,
     /// Traces, metrics, logs, health.
     pub(crate) telemetry: TelemetrySettings,
+    /// What `uptake consume` does.
+    pub(crate) ingest: ingest::IngestSettings,
+    /// librdkafka properties.
+    pub(crate) kafka: ingest::KafkaSettings,
 }
 
 /// Traces, metrics, logs, health.
@@ -63,35 +69,96 @@ impl Settings {
     }
 }
 
-/// The keys that the environment may set, as sections and names.
-const ENVIRONMENT: [(&str, &str); 6] = [
+/// The keys that the environment may set, as sections and names; beside them every `UPTAKE_KAFKA_…`.
+const ENVIRONMENT: &[(&str, &str)] = &[
     ("", "subject_pepper"),
     ("", "pipelines"),
     ("", "tagger"),
     ("telemetry", "otlp_endpoint"),
     ("telemetry", "listen"),
     ("telemetry", "log"),
+    ("ingest", "topics"),
+    ("ingest", "group"),
+    ("ingest", "pipeline"),
+    ("ingest", "start"),
+    ("ingest", "skip_lost_records"),
+    ("ingest", "memory"),
+    ("ingest", "flush_bytes"),
+    ("ingest", "flush_rows"),
+    ("ingest", "flush_age"),
+    ("ingest", "drain_deadline"),
+    ("ingest", "max_record_bytes"),
+    ("ingest", "allowed_disorder"),
+    ("ingest", "idle_after"),
+    ("ingest", "max_bad_share"),
+    ("ingest", "bad_window"),
+    ("ingest", "id_window"),
 ];
+
+/// The keys among them that are numbers or true/false, not words.
+const PLAIN: &[&str] = &["skip_lost_records", "flush_rows", "max_bad_share", "bad_window", "id_window"];
 
 fn overlay(table: &mut toml::Table, environment: impl Iterator<Item = (String, String)>) {
     for (name, value) in environment {
         let Some(key) = name.strip_prefix("UPTAKE_").map(str::to_lowercase) else { continue };
-        for (section, field) in ENVIRONMENT {
-            let matches = if section.is_empty() { key == field } else { key == format!("{section}_{field}") };
-            if !matches {
-                continue;
+        if let Some(property) = key.strip_prefix("kafka_") {
+            // The test kit's own variables are no properties of a client.
+            if property != "libs" {
+                insert(table, "kafka", &property.replace('_', "."), toml::Value::String(value));
             }
-            let target = if section.is_empty() {
-                Some(&mut *table)
-            } else {
-                table
-                    .entry(section)
-                    .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-                    .as_table_mut()
-            };
-            if let Some(target) = target {
-                let _ = target.insert(field.to_owned(), toml::Value::String(value.clone()));
+            continue;
+        }
+        for (section, field) in ENVIRONMENT {
+            let matches = if section.is_empty() { key == *field } else { key == format!("{section}_{field}") };
+            if matches {
+                let value = if PLAIN.contains(field) { plain(&value) } else { toml::Value::String(value.clone()) };
+                insert(table, section, field, value);
             }
         }
+    }
+}
+
+fn insert(table: &mut toml::Table, section: &str, field: &str, value: toml::Value) {
+    let target = if section.is_empty() {
+        Some(table)
+    } else {
+        table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new())).as_table_mut()
+    };
+    if let Some(target) = target {
+        let _ = target.insert(field.to_owned(), value);
+    }
+}
+
+/// A number or true/false; what is neither stays a text, and the setting's own type refuses it by name.
+fn plain(text: &str) -> toml::Value {
+    let number = text.parse().map(toml::Value::Integer).or_else(|_| text.parse().map(toml::Value::Float));
+    number.unwrap_or_else(|_| text.parse().map_or_else(|_| toml::Value::String(text.to_owned()), toml::Value::Boolean))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_reaches_every_section() {
+        let mut table = toml::Table::new();
+        let pairs = [
+            ("UPTAKE_SUBJECT_PEPPER", "0123456789abcdef"),
+            ("UPTAKE_INGEST_FLUSH_AGE", "2s"),
+            ("UPTAKE_INGEST_FLUSH_ROWS", "5"),
+            ("UPTAKE_INGEST_SKIP_LOST_RECORDS", "true"),
+            ("UPTAKE_INGEST_TOPICS", "messages=chat, reactions=hearts"),
+            ("UPTAKE_KAFKA_SASL_PASSWORD", "secret"),
+            ("UPTAKE_KAFKA_LIBS", "/somewhere"),
+            ("HOME", "/root"),
+        ];
+        overlay(&mut table, pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let settings: Settings = table.try_into().unwrap();
+        assert_eq!(settings.subject_pepper.as_deref(), Some("0123456789abcdef"));
+        assert_eq!(settings.ingest.flush_age, std::time::Duration::from_secs(2));
+        assert_eq!((settings.ingest.flush_rows, settings.ingest.skip_lost_records), (5, true));
+        assert_eq!(settings.ingest.topics.len(), 2);
+        assert_eq!(settings.kafka.0.len(), 1);
+        assert_eq!(settings.kafka.0.get("sasl.password").map(String::as_str), Some("secret"));
     }
 }

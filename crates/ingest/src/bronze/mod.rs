@@ -14,6 +14,7 @@
 //! cannot commit to either table, so the letters that were read back are all that there will ever be.
 
 mod append;
+mod keys;
 mod ownership;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,7 @@ use uptake_lake::{Advance, CommitRequest, Lake, Table};
 use uptake_model::rows::{self, EventRow, LetterRow};
 use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::time::Micros;
-use uptake_model::{Next, Offset, SourcePartition};
+use uptake_model::{Next, SourcePartition};
 use uptake_progress::ownership::Ownership;
 
 use crate::buffer::{Buffer, Part, Seen};
@@ -36,6 +37,7 @@ use crate::metrics::{Metrics, RecordOutcome};
 
 pub use append::Retries;
 use append::{Appended, Target};
+use keys::{check_pipeline, idle_key, last_key, pack, unpack};
 
 /// Rows are turned into record batches of about this many bytes each.
 const BATCH_BYTES: usize = 8 << 20;
@@ -507,63 +509,6 @@ pub(crate) fn source_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn check_pipeline(pipeline: &str) -> Result<()> {
-    let fits = !pipeline.is_empty()
-        && pipeline.len() <= 64
-        && pipeline.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if fits {
-        return Ok(());
-    }
-    Err(Error::Invalid(format!(
-        "`{pipeline}` is no pipeline name: use 1 to 64 letters, digits, `-`, `_` and `.` (positions are kept under it)"
-    )))
-}
-
-/// The application id under which the table notes whether a source is idle (1) or not (0).
-fn idle_key(source: &SourcePartition) -> String {
-    format!("idle/{}/{}", source.topic, source.partition)
-}
-
-/// The application id under which the table keeps how to recognise the last record before a position.
-fn last_key(source: &SourcePartition, pipeline: &str) -> String {
-    format!("last/{}", source.position_key(pipeline))
-}
-
-/// How far before the position the last record may lie; beyond that it is not looked for.
-const FARTHEST: i64 = (1 << 20) - 1;
-
-/// Time and distance to the position in one number, as the log keeps numbers only: 43 bits of milliseconds, 20 of distance.
-fn pack(last: Seen, to: Next) -> i64 {
-    let distance = to.0.saturating_sub(last.offset.0).clamp(0, FARTHEST);
-    last.broker_millis.clamp(0, (1 << 43) - 1) << 20 | distance
-}
-
-fn unpack(packed: i64, next: Next) -> Seen {
-    Seen { offset: Offset(next.0 - (packed & FARTHEST)), broker_millis: packed >> 20 }
-}
-
 fn list(sources: &[SourcePartition]) -> String {
     sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_recognised_through_one_number() {
-        for (offset, to, millis) in [(0, 1, 0), (41, 42, 1_795_000_000_000), (100, 1_000, 1_795_000_000_001)] {
-            let seen = Seen { offset: Offset(offset), broker_millis: millis };
-            assert_eq!(unpack(pack(seen, Next(to)), Next(to)), seen);
-            assert!(pack(seen, Next(to)) >= 0);
-        }
-    }
-
-    #[test]
-    fn pipeline_names_are_those_that_keys_can_hold() {
-        assert!(check_pipeline("backfill-2026.1_a").is_ok());
-        for name in ["", "a/b", "with space", &"x".repeat(65)] {
-            assert!(check_pipeline(name).unwrap_err().to_string().contains("letters, digits"), "{name}");
-        }
-    }
 }
