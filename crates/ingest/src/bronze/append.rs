@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tracing::{info, warn};
@@ -10,6 +11,9 @@ use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 
 use super::{Bronze, source_chain};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Rows are turned into record batches of about this many bytes each.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// How often and how patiently passing faults are tried again.
 #[derive(Debug, Clone, Copy)]
@@ -122,4 +126,26 @@ fn jittered(pause: Duration, attempt: u32) -> Duration {
     let mixed = (u64::from(std::process::id()) << 8 | u64::from(attempt)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let share = (mixed >> 40) as f64 / f64::from(1_u32 << 24);
     pause.mul_f64(0.5 + share / 2.0)
+}
+
+/// Record batches of about [`BATCH_BYTES`] each.
+pub(super) fn batches<T>(
+    rows: &[T],
+    size: impl Fn(&T) -> usize,
+    build: impl Fn(&[T]) -> Result<RecordBatch, arrow::error::ArrowError>,
+) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (index, row) in rows.iter().enumerate() {
+        bytes += size(row);
+        if bytes >= BATCH_BYTES || index + 1 == rows.len() {
+            let batch =
+                build(&rows[start..=index]).map_err(|error| Error::Bug(format!("build a batch of bronze: {error}")))?;
+            batches.push(batch);
+            start = index + 1;
+            bytes = 0;
+        }
+    }
+    Ok(batches)
 }

@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use futures::FutureExt as _;
 use tracing::info;
 use uptake_lake::{Advance, CommitRequest, Lake, Table};
@@ -36,11 +35,8 @@ use crate::error::{Error, Result};
 use crate::metrics::{Metrics, RecordOutcome};
 
 pub use append::Retries;
-use append::{Appended, Target};
+use append::{Appended, Target, batches};
 use keys::{check_pipeline, idle_key, last_key, pack, unpack};
-
-/// Rows are turned into record batches of about this many bytes each.
-const BATCH_BYTES: usize = 8 << 20;
 
 /// How often a flush adapts to positions that another writer moves before it gives up.
 const MOST_CONFLICTS: usize = 8;
@@ -421,11 +417,11 @@ impl Bronze {
                 watermarks.push((idle_key(source), i64::from(part.idle)));
             }
         }
-        let mut batches = Vec::new();
+        let mut rows_of_parts = Vec::new();
         for part in parts.values() {
-            batches.extend(self::batches(&part.events, EventRow::size, rows::events_batch)?);
+            rows_of_parts.extend(batches(&part.events, EventRow::size, rows::events_batch)?);
         }
-        let request = CommitRequest { batches, advances, watermarks, metadata: self.metadata() };
+        let request = CommitRequest { batches: rows_of_parts, advances, watermarks, metadata: self.metadata() };
         match self.append(Target::Events, &request).await? {
             Appended::Written(version) => {
                 done.version = version;
@@ -473,28 +469,6 @@ impl Bronze {
         metadata.insert("uptake.version".to_owned(), self.version.clone().into());
         metadata
     }
-}
-
-/// Record batches of about [`BATCH_BYTES`] each.
-fn batches<T>(
-    rows: &[T],
-    size: impl Fn(&T) -> usize,
-    build: impl Fn(&[T]) -> Result<RecordBatch, arrow::error::ArrowError>,
-) -> Result<Vec<RecordBatch>> {
-    let mut batches = Vec::new();
-    let mut start = 0;
-    let mut bytes = 0;
-    for (index, row) in rows.iter().enumerate() {
-        bytes += size(row);
-        if bytes >= BATCH_BYTES || index + 1 == rows.len() {
-            let batch =
-                build(&rows[start..=index]).map_err(|error| Error::Bug(format!("build a batch of bronze: {error}")))?;
-            batches.push(batch);
-            start = index + 1;
-            bytes = 0;
-        }
-    }
-    Ok(batches)
 }
 
 /// An error and what caused it, in one line.
