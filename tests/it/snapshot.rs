@@ -46,7 +46,8 @@ async fn published_tables_pass_the_check_that_changed_ones_fail() {
     std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("chosen_message", "chosen")).unwrap();
     let (code, said, _) = uptake(&lake, &["tables", "check", pairs.to_str().unwrap(), "-o", "json"]);
     let report: Value = serde_json::from_str(&said).unwrap();
-    let rules: Vec<&str> = report["faults"].as_array().unwrap().iter().map(|fault| fault["rule"].as_str().unwrap()).collect();
+    let rules: Vec<&str> =
+        report["faults"].as_array().unwrap().iter().map(|fault| fault["rule"].as_str().unwrap()).collect();
     assert_eq!((code, rules), (3, vec!["manifest_mismatch", "dataset_info"]));
     let (code, _, _) = uptake(&lake, &["tables", "check", lake.join("gold/love").to_str().unwrap()]);
     assert_eq!(code, 3, "a Delta directory is no snapshot");
@@ -85,7 +86,17 @@ async fn what_cannot_be_published_is_refused_with_advice() {
 #[tokio::test]
 async fn filters_and_lengths_are_told() {
     let (_directory, lake) = lake().await;
-    let arguments = ["snapshot", "publish", "preference_pairs", "--where", "rule_id = 'repair'", "--max-tokens", "100", "-o", "json"];
+    let arguments = [
+        "snapshot",
+        "publish",
+        "preference_pairs",
+        "--where",
+        "rule_id = 'repair'",
+        "--max-tokens",
+        "100",
+        "-o",
+        "json",
+    ];
     let (code, said, error) = uptake(&lake, &arguments);
     assert_eq!(code, 0, "{error}");
     let manifest: Value = serde_json::from_str(&said).unwrap();

@@ -62,7 +62,8 @@ async fn rows_come_in_every_format() {
     assert!(table.contains("user: question 1, please"), "{table}");
     let file = directory.path().join("rows.parquet");
     let _ = answer(&lake, &[query, "-o", "parquet", "--output-file", file.to_str().unwrap()]);
-    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&file).unwrap());
+    let reader =
+        parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&file).unwrap());
     let reader = reader.unwrap();
     assert_eq!(reader.metadata().file_metadata().num_rows(), 2);
     assert_eq!(reader.metadata().file_metadata().key_value_metadata(), None);
@@ -154,7 +155,10 @@ async fn functions_say_what_is_clumsy_otherwise() {
     assert_eq!(one("rate(81, 263)"), "\"30.8 % (25.5–36.6, n 263)\"");
     assert_eq!(one("round(rate_low(81, 263), 4)"), "0.2553");
     assert_eq!(value(&lake, "SELECT share(rule_id = 'repair') FROM preference_pairs"), "\"35.0 % (22.1–50.5, n 40)\"");
-    assert_eq!(value(&lake, "SELECT rate(count(*) FILTER (WHERE model = 'm1'), count(*)) FROM preference_pairs"), "\"50.0 % (35.2–64.8, n 40)\"");
+    assert_eq!(
+        value(&lake, "SELECT rate(count(*) FILTER (WHERE model = 'm1'), count(*)) FROM preference_pairs"),
+        "\"50.0 % (35.2–64.8, n 40)\""
+    );
     let (_, said) = refusal(&lake, "SELECT last_user_message(pair_id) FROM preference_pairs");
     assert!(said.contains("wants a list of messages"), "{said}");
 }
@@ -170,7 +174,11 @@ async fn views_answer_common_questions() {
     let labels = answer(&path, &["SELECT label, probability FROM silver.signal_labels ORDER BY label", "-o", "csv"]);
     assert_eq!(labels, "label,probability\npraise,0.75\nsat,0.875\n");
     let exchange = |at: usize, labels: Value, settles: &str| {
-        gold::row(&EXCHANGES, at, json!({ "labels": labels, "settles_at": settles, "event_time": "2026-11-20T00:00:00Z" }))
+        gold::row(
+            &EXCHANGES,
+            at,
+            json!({ "labels": labels, "settles_at": settles, "event_time": "2026-11-20T00:00:00Z" }),
+        )
     };
     let exchanges = [
         exchange(0, json!(["sat"]), "2026-11-23T00:00:00Z"),

@@ -18,7 +18,9 @@ pub fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
     for column in spec.columns {
         let value = match (column.name, column.kind) {
             ("prompt", _) => json!([message("user", format!("question {at}, please"))]),
-            ("messages", _) => json!([message("user", format!("question {at}")), message("assistant", format!("answer {at}"))]),
+            ("messages", _) => {
+                json!([message("user", format!("question {at}")), message("assistant", format!("answer {at}"))])
+            }
             ("rejected", _) => json!([message("assistant", format!("bad answer {at}"))]),
             (_, Kind::Messages) => json!([message("assistant", format!("good answer {at}"))]),
             ("conversation_id", _) => json!(format!("conversation-{conversation:04}")),
@@ -55,8 +57,7 @@ pub async fn write(lake: &Lake, spec: &'static TableSpec, rows: &[Value]) {
         .expect("a reader of JSON")
         .collect::<Result<_, _>>()
         .expect("rows of the table");
-    let mut days: Vec<_> =
-        rows.iter().filter_map(|row| parse_day(row["conversation_date"].as_str()?)).collect();
+    let mut days: Vec<_> = rows.iter().filter_map(|row| parse_day(row["conversation_date"].as_str()?)).collect();
     days.sort_unstable();
     days.dedup();
     let table = lake.table(spec).await.expect("a table");

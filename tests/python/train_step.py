@@ -6,6 +6,7 @@ The question is not whether the model learns, but whether the trainers take the 
 length comes through, the answers land where they belong (decoded and compared), the loss is finite, weights move.
 """
 
+import copy
 import json
 import math
 import sys
@@ -79,6 +80,7 @@ def arguments_of(config, work, name, **more):
         learning_rate=1e-2,
         max_length=MAX_LENGTH,
         report_to=[],
+        disable_tqdm=True,
         save_strategy="no",
         logging_steps=1,
         use_cpu=True,
@@ -133,6 +135,7 @@ def fitting(rows, tokenizer, answers):
 def main(work, pairs_directory, unpaired_directory):
     versions = {"torch": torch, "transformers": transformers, "trl": trl, "datasets": datasets}
     print(", ".join(f"{name} {module.__version__}" for name, module in versions.items()))
+    datasets.disable_progress_bars()
     torch.manual_seed(17)
     pairs = load_dataset(pairs_directory)["train"]
     unpaired = load_dataset(unpaired_directory)["train"]
@@ -143,9 +146,10 @@ def main(work, pairs_directory, unpaired_directory):
     pairs = fitting(pairs, tokenizer, ["chosen", "rejected"])
     unpaired = fitting(unpaired, tokenizer, ["completion"])
 
+    model = LlamaForCausalLM(config_of(tokenizer))
     trainer = DPOTrainer(
-        model=LlamaForCausalLM(config_of(tokenizer)),
-        ref_model=LlamaForCausalLM(config_of(tokenizer)),
+        model=model,
+        ref_model=copy.deepcopy(model),
         args=arguments_of(DPOConfig, work, "dpo"),
         train_dataset=pairs,
         processing_class=tokenizer,
@@ -169,9 +173,10 @@ def main(work, pairs_directory, unpaired_directory):
          (["rejected_ids", "rejected_input_ids", "input_ids_rejected"], "rejected")],
     )
 
+    model = LlamaForCausalLM(config_of(tokenizer))
     trainer = KTOTrainer(
-        model=LlamaForCausalLM(config_of(tokenizer)),
-        ref_model=LlamaForCausalLM(config_of(tokenizer)),
+        model=model,
+        ref_model=copy.deepcopy(model),
         args=arguments_of(KTOConfig, work, "kto"),
         train_dataset=unpaired,
         processing_class=tokenizer,
