@@ -199,7 +199,8 @@ async fn the_development_data_is_read_as_it_is() {
     assert_eq!(kinds.values().sum::<usize>() as u64, events);
     assert_eq!(kinds.get("reaction"), Some(&1_791));
     assert_eq!(letters, BTreeMap::from([("empty_content".to_owned(), 1_571)]));
-    let days: Vec<String> = read(&lake, &tables::EVENTS, &["conversation_date"]).await.iter().flat_map(|batch| texts(batch, 0)).collect();
+    let days: Vec<String> =
+        read(&lake, &tables::EVENTS, &["conversation_date"]).await.iter().flat_map(|batch| texts(batch, 0)).collect();
     let fallback = time::day_text(FALLBACK_DAY);
     assert!(days.iter().any(|day| *day == fallback), "conversations without a time live under {fallback}");
 }

@@ -50,7 +50,8 @@ fn state_directory(variable: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map(|state| state.join("uptake"))
         .ok_or_else(|| {
-            let what = "no place for the secret of the subject keys: set subject_pepper (UPTAKE_SUBJECT_PEPPER), or HOME";
+            let what =
+                "no place for the secret of the subject keys: set subject_pepper (UPTAKE_SUBJECT_PEPPER), or HOME";
             Usage(what.to_owned()).into()
         })
 }

@@ -81,7 +81,10 @@ pub(crate) fn check(request: &str, response: &str) -> Result<Checked, (ErrorClas
             return Err((ErrorClass::UnknownRole, format!("a message's role is none of {}", ROLES.join(", "))));
         }
         if facts::content_text(&message.content).is_none() {
-            return Err((ErrorClass::WrongType, "a message's `content` must be a string or a list of parts".to_owned()));
+            return Err((
+                ErrorClass::WrongType,
+                "a message's `content` must be a string or a list of parts".to_owned(),
+            ));
         }
     }
     let answered = response.choices.iter().any(|choice| {
@@ -93,9 +96,10 @@ pub(crate) fn check(request: &str, response: &str) -> Result<Checked, (ErrorClas
     }
     let created = match response.created {
         None | Some(Value::Null) => None,
-        Some(value) => Some(time::parse(&value).map_err(|_| {
-            (ErrorClass::InvalidTime, "`response.created` is no number of seconds".to_owned())
-        })?),
+        Some(value) => Some(
+            time::parse(&value)
+                .map_err(|_| (ErrorClass::InvalidTime, "`response.created` is no number of seconds".to_owned()))?,
+        ),
     };
     if response.id.as_ref().is_some_and(|id| id.len() > LONGEST_ID) {
         return Err((ErrorClass::InvalidValue, format!("`response.id` is longer than {LONGEST_ID} bytes")));
@@ -118,7 +122,11 @@ fn normal_role(role: &str) -> Option<&'static str> {
 ///
 /// # Errors
 /// A sentence, when the payload is not what the decoder accepted.
-pub fn turns(object: &Map<String, Value>, event_time: Micros, subject_key: Option<&str>) -> Result<Vec<TurnFact>, String> {
+pub fn turns(
+    object: &Map<String, Value>,
+    event_time: Micros,
+    subject_key: Option<&str>,
+) -> Result<Vec<TurnFact>, String> {
     let request = object.get("request").and_then(Value::as_object).ok_or("a completion without `request`")?;
     let response = object.get("response").and_then(Value::as_object).ok_or("a completion without `response`")?;
     let messages = request.get("messages").and_then(Value::as_array).ok_or("a request without `messages`")?;
@@ -143,7 +151,8 @@ pub fn turns(object: &Map<String, Value>, event_time: Micros, subject_key: Optio
         if let Some(answer) = chain.turns.last_mut() {
             answer.turn_index = i32::try_from(messages.len()).ok();
             answer.model.clone_from(&model);
-            answer.alias = response_id.as_ref().map(|id| if number == 0 { id.clone() } else { format!("{id}#{number}") });
+            answer.alias =
+                response_id.as_ref().map(|id| if number == 0 { id.clone() } else { format!("{id}#{number}") });
         }
     }
     Ok(chain.turns)

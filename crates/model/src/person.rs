@@ -243,7 +243,11 @@ pub(crate) fn cut(text: &str, people: &[Person], pepper: &Pepper) -> String {
 
 /// The record's subject: the id at the best known place.
 pub(crate) fn subject<'a>(people: impl IntoIterator<Item = &'a Person>) -> Option<&'a str> {
-    people.into_iter().filter(|person| person.id.is_some()).min_by_key(|person| person.place).and_then(|person| person.id.as_deref())
+    people
+        .into_iter()
+        .filter(|person| person.id.is_some())
+        .min_by_key(|person| person.place)
+        .and_then(|person| person.id.as_deref())
 }
 
 /// Replaces a user id in a text that stands beside the payload (a record's key, a header), if it is one of `people`.

@@ -54,7 +54,9 @@ fn start_time(text: &str) -> Result<Micros, String> {
     };
     match time::Skew::of(time, now()) {
         None => Ok(time),
-        Some(_) => Err("the time must lie between 2015 and now: other days are taken for mistakes of a clock".to_owned()),
+        Some(_) => {
+            Err("the time must lie between 2015 and now: other days are taken for mistakes of a clock".to_owned())
+        }
     }
 }
 
@@ -80,7 +82,11 @@ impl Import {
             match one(&lake, &path, &options, context.terminal).await {
                 Ok(report) => total.add(&path, &report)?,
                 Err(error) if error.kind() == ErrorKind::Stopped => {
-                    writeln!(io::stderr(), "stopped in {}: what was read of it is kept; import it again to go on", path.display())?;
+                    writeln!(
+                        io::stderr(),
+                        "stopped in {}: what was read of it is kept; import it again to go on",
+                        path.display()
+                    )?;
                     return Ok(ExitCode::from(INCOMPLETE));
                 }
                 Err(error @ (Error::Invalid(_) | Error::File { .. })) => total.refuse(&error)?,
@@ -184,7 +190,10 @@ impl Total {
 
     fn finish(&self) -> anyhow::Result<ExitCode> {
         let Self { files, refused_files, events, letters } = self;
-        writeln!(io::stdout(), "{files} files read, {refused_files} refused: {events} events and {letters} dead letters added")?;
+        writeln!(
+            io::stdout(),
+            "{files} files read, {refused_files} refused: {events} events and {letters} dead letters added"
+        )?;
         Ok(if *refused_files == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
     }
 }
@@ -194,8 +203,13 @@ fn describe(report: &Report) -> String {
     let Some(layout) = report.layout else {
         return format!("already imported as {}, nothing added", report.source.topic);
     };
-    let Counts { records, messages, reactions, completions, duplicates, zero_counts, refused, already_there } = &report.counts;
-    let mut parts = vec![format!("{records} conversations ({layout})"), format!("{messages} messages"), format!("{reactions} reactions")];
+    let Counts { records, messages, reactions, completions, duplicates, zero_counts, refused, already_there } =
+        &report.counts;
+    let mut parts = vec![
+        format!("{records} conversations ({layout})"),
+        format!("{messages} messages"),
+        format!("{reactions} reactions"),
+    ];
     let mut more = |count: u64, what: &str| {
         if count > 0 {
             parts.push(format!("{count} {what}"));

@@ -35,7 +35,7 @@ use uptake_model::contract::ErrorClass;
 use uptake_model::decode::Edge;
 use uptake_model::subject::hex;
 use uptake_model::tables::EVENTS;
-use uptake_model::time::{Day, DAY_MICROS, Micros};
+use uptake_model::time::{DAY_MICROS, Day, Micros};
 
 pub use layout::Layout;
 
@@ -174,7 +174,8 @@ pub async fn import(lake: &Lake, path: &Path, options: &ImportOptions, handle: &
         let (path, handle) = (path.to_owned(), handle.clone());
         tokio::task::spawn_blocking(move || reader.read(&path, &handle))
     };
-    let mut report = Report { source, layout: Some(layout), counts: Counts::default(), events_written: 0, letters_written: 0 };
+    let mut report =
+        Report { source, layout: Some(layout), counts: Counts::default(), events_written: 0, letters_written: 0 };
     while let Some(buffer) = filled.recv().await {
         let flushed = bronze.flush(buffer).await?;
         report.events_written += flushed.events;

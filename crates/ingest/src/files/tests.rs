@@ -105,7 +105,8 @@ fn our_own_layout() {
     assert_eq!(events[2]["event_time"], "2025-03-01T10:00:02.000000Z");
     assert_eq!(events[1]["model"], "model-a");
     // A refused message is nobody's parent.
-    let second: Vec<&Value> = events.iter().filter(|event| event["conversation_id"] == "own-2" && event.get("role").is_some()).collect();
+    let second: Vec<&Value> =
+        events.iter().filter(|event| event["conversation_id"] == "own-2" && event.get("role").is_some()).collect();
     assert_eq!(second[1]["parent_message_id"], second[0]["message_id"]);
     assert_eq!(second[1]["turn_index"], 2);
     // A conversation without any time begins at the fixed day.
@@ -122,7 +123,10 @@ fn openai_messages() {
     let events = payloads(&imported);
     assert!(events[0]["conversation_id"].as_str().unwrap().starts_with("c_"));
     assert_eq!(events[3]["conversation_id"], "chat-7");
-    assert_eq!(events[3]["conversation"], json!({"metadata": {"team": "blue"}, "tools": [{"type": "function", "function": {"name": "weather"}}]}));
+    assert_eq!(
+        events[3]["conversation"],
+        json!({"metadata": {"team": "blue"}, "tools": [{"type": "function", "function": {"name": "weather"}}]})
+    );
     assert_eq!(events[3]["event_time"], "2025-03-01T10:00:00.000000Z");
     assert_eq!(events[4]["tool_calls"][0]["function"]["name"], "weather");
     assert_eq!(events[5]["tool_call_id"], "call_1");
@@ -133,7 +137,8 @@ fn openai_messages() {
 fn a_gateways_lines() {
     let imported = read("gateway.jsonl");
     assert_eq!(imported.layout, Layout::OpenAi);
-    let expected = Counts { records: 3, completions: 2, refused: refused(&[(ErrorClass::WrongType, 1)]), ..Counts::default() };
+    let expected =
+        Counts { records: 3, completions: 2, refused: refused(&[(ErrorClass::WrongType, 1)]), ..Counts::default() };
     assert_eq!(imported.counts, expected);
     assert_eq!(imported.events[0].event_id, "chatcmpl-1");
     assert!(imported.events[1].event_id.starts_with("i_"));
@@ -148,16 +153,32 @@ fn wildchat() {
     assert_eq!(imported.counts, Counts { records: 1, messages: 4, ..Counts::default() });
     let events = payloads(&imported);
     let times: Vec<&str> = events.iter().map(|event| event["event_time"].as_str().unwrap()).collect();
-    assert_eq!(times, ["2023-04-09T00:02:52.000000Z", "2023-04-09T00:02:53.000000Z", "2023-04-09T00:02:54.000000Z", "2023-04-09T00:03:40.000000Z"]);
+    assert_eq!(
+        times,
+        [
+            "2023-04-09T00:02:52.000000Z",
+            "2023-04-09T00:02:53.000000Z",
+            "2023-04-09T00:02:54.000000Z",
+            "2023-04-09T00:03:40.000000Z"
+        ]
+    );
     assert_eq!(events[0]["conversation_id"], "0cf125119e6eac0e");
     assert_eq!(events[1]["model"], "gpt-example-1");
     assert_eq!(events[0].get("model"), None);
-    assert_eq!((&events[0]["redacted"], &events[0]["toxic"], &events[0]["turn_identifier"]), (&json!(false), &json!(false), &json!(101)));
+    assert_eq!(
+        (&events[0]["redacted"], &events[0]["toxic"], &events[0]["turn_identifier"]),
+        (&json!(false), &json!(false), &json!(101))
+    );
     let all = imported.events.iter().map(|row| row.payload.as_str()).collect::<String>();
     for gone in ["a1b2c3d4", "user-agent", "hashed_ip", "toxicity"] {
         assert!(!all.contains(gone), "{gone}");
     }
-    assert!(imported.events.iter().all(|row| row.subject_key.is_some() && row.subject_key == imported.events[0].subject_key));
+    assert!(
+        imported
+            .events
+            .iter()
+            .all(|row| row.subject_key.is_some() && row.subject_key == imported.events[0].subject_key)
+    );
 }
 
 #[test]
@@ -193,7 +214,17 @@ fn open_assistant_rows_and_trees_are_the_same() {
         payloads(imported)
             .into_iter()
             .filter(|event| event["conversation_id"] == "t-1")
-            .map(|event| json!([event["message_id"], event["parent_message_id"], event["role"], event["kind"], event["value"], event["rejected_message_ids"], event["event_time"]]))
+            .map(|event| {
+                json!([
+                    event["message_id"],
+                    event["parent_message_id"],
+                    event["role"],
+                    event["kind"],
+                    event["value"],
+                    event["rejected_message_ids"],
+                    event["event_time"]
+                ])
+            })
             .collect()
     };
     assert_eq!(of_tree(&rows), of_tree(&trees));
@@ -201,18 +232,32 @@ fn open_assistant_rows_and_trees_are_the_same() {
     assert_eq!((&choice["message_id"], &choice["rejected_message_ids"]), (&json!("t-1a"), &json!(["t-1b"])));
     assert_eq!(payloads(&rows)[1]["labels"]["name"][1], "quality");
     // All of a tree lives under its first day.
-    assert!(rows.events.iter().take(7).all(|row| row.conversation_date.map(time::day_text).as_deref() == Some("2023-02-01")));
+    assert!(
+        rows.events
+            .iter()
+            .take(7)
+            .all(|row| row.conversation_date.map(time::day_text).as_deref() == Some("2023-02-01"))
+    );
 }
 
 #[test]
 fn rows_of_one_tree_that_stand_apart_share_a_start() {
     let row = |tree: &str, id: &str, time: &str| {
-        json!({"message_id": id, "message_tree_id": tree, "role": "prompter", "text": "hi", "created_date": time}).to_string()
+        json!({"message_id": id, "message_tree_id": tree, "role": "prompter", "text": "hi", "created_date": time})
+            .to_string()
     };
-    let lines = [row("a", "a", "2023-02-01T00:00:00Z"), row("b", "b", "2023-02-02T00:00:00Z"), row("a", "a2", "2023-02-03T00:00:00Z")];
+    let lines = [
+        row("a", "a", "2023-02-01T00:00:00Z"),
+        row("b", "b", "2023-02-02T00:00:00Z"),
+        row("a", "a2", "2023-02-03T00:00:00Z"),
+    ];
     let (_directory, path) = file("rows.jsonl", lines.join("\n").as_bytes());
-    let days: Vec<String> =
-        read_from(&path, &options(), None).unwrap().events.iter().map(|row| time::day_text(row.conversation_date.unwrap())).collect();
+    let days: Vec<String> = read_from(&path, &options(), None)
+        .unwrap()
+        .events
+        .iter()
+        .map(|row| time::day_text(row.conversation_date.unwrap()))
+        .collect();
     assert_eq!(days, ["2023-02-01", "2023-02-02", "2023-02-01"]);
 }
 
@@ -290,7 +335,9 @@ fn ids_are_the_same_from_every_file() {
 
 #[test]
 fn records_that_begin_alike_are_branches() {
-    let line = |last: &str| json!({"conversation_id": "c", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": last}]}).to_string();
+    let line = |last: &str| {
+        json!({"conversation_id": "c", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": last}]}).to_string()
+    };
     let (_directory, path) = file("branches.jsonl", [line("b"), line("c")].join("\n").as_bytes());
     let imported = read_from(&path, &options(), None).unwrap();
     assert_eq!((imported.counts.messages, imported.counts.duplicates), (3, 1));
@@ -304,7 +351,10 @@ fn records_that_begin_alike_are_branches() {
 fn no_user_id_comes_through() {
     for name in ["own.jsonl", "openai.jsonl", "gateway.jsonl", "wildchat.jsonl"] {
         let imported = read(name);
-        let letters = imported.letters.iter().map(|row| String::from_utf8_lossy(row.payload.as_deref().unwrap_or_default()).into_owned());
+        let letters = imported
+            .letters
+            .iter()
+            .map(|row| String::from_utf8_lossy(row.payload.as_deref().unwrap_or_default()).into_owned());
         let all: String = imported.events.iter().map(|row| row.payload.clone()).chain(letters).collect();
         assert!(!all.contains("user-471") && !all.contains("a1b2c3d4"), "{name}: {all}");
     }
@@ -323,7 +373,8 @@ fn times_that_cannot_be_read_are_refused_as_such() {
 fn a_record_without_bound_is_passed_over() {
     let good = json!({"conversation_id": "c", "messages": [{"role": "user", "content": "a"}]}).to_string();
     let long = vec![b'x'; super::source::LONGEST_RECORD + 1];
-    let (_directory, path) = file("long.jsonl", &[good.as_bytes(), b"\n", &long, b"\n", good.replace("\"c\"", "\"d\"").as_bytes()].concat());
+    let (_directory, path) =
+        file("long.jsonl", &[good.as_bytes(), b"\n", &long, b"\n", good.replace("\"c\"", "\"d\"").as_bytes()].concat());
     let imported = read_from(&path, &options(), None).unwrap();
     assert_eq!(imported.counts.messages, 2);
     assert_eq!(imported.counts.refused, refused(&[(ErrorClass::RecordTooLarge, 1)]));
