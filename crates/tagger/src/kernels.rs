@@ -183,7 +183,7 @@ pub(crate) fn attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: u
         let tokens = &qkv[start * 3 * width..end * 3 * width];
         let out = &mut context[start * width..end * width];
         for head in 0..heads {
-            let view = Head { tokens, offset: head * head_width, width, head_width };
+            let view = Head { tokens, offset: head * head_width, width, columns: head_width };
             Arch::new().dispatch(
                 #[inline(always)]
                 || view.attend(out, &mut scratch),
@@ -210,7 +210,7 @@ struct Head<'a> {
     tokens: &'a [f32],
     offset: usize,
     width: usize,
-    head_width: usize,
+    columns: usize,
 }
 
 impl Head<'_> {
@@ -222,28 +222,28 @@ impl Head<'_> {
         self.gather(scratch, length, padded);
         scratch.weights.clear();
         scratch.weights.resize(padded, 0.0);
-        let scale = 1.0 / (self.head_width as f32).sqrt();
+        let scale = 1.0 / (self.columns as f32).sqrt();
         for (row, out) in self.tokens.chunks_exact(row_width).zip(out.chunks_exact_mut(self.width)) {
-            let query = &row[self.offset..self.offset + self.head_width];
+            let query = &row[self.offset..self.offset + self.columns];
             scores(query, scale, &scratch.keys, &mut scratch.weights);
             let weights = &mut scratch.weights[..length];
             softmax(weights);
-            mix(weights, &scratch.values, &mut out[self.offset..self.offset + self.head_width]);
+            mix(weights, &scratch.values, &mut out[self.offset..self.offset + self.columns]);
         }
     }
 
     #[inline(always)]
     fn gather(&self, scratch: &mut Scratch, length: usize, padded: usize) {
         scratch.keys.clear();
-        scratch.keys.resize(self.head_width * padded, 0.0);
+        scratch.keys.resize(self.columns * padded, 0.0);
         scratch.values.clear();
-        scratch.values.reserve(length * self.head_width);
+        scratch.values.reserve(length * self.columns);
         for (token, row) in self.tokens.chunks_exact(3 * self.width).enumerate() {
-            let key = &row[self.width + self.offset..][..self.head_width];
+            let key = &row[self.width + self.offset..][..self.columns];
             for (column, value) in scratch.keys.chunks_exact_mut(padded).zip(key) {
                 column[token] = *value;
             }
-            scratch.values.extend_from_slice(&row[2 * self.width + self.offset..][..self.head_width]);
+            scratch.values.extend_from_slice(&row[2 * self.width + self.offset..][..self.columns]);
         }
     }
 }

@@ -36,6 +36,7 @@ fn gelu_is_close_to_candles() {
 }
 
 /// The textbook's attention, one number after the other, in double precision.
+#[expect(clippy::cast_possible_truncation, reason = "the result is compared in single precision")]
 fn plain_attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: usize) -> Vec<f32> {
     let width = heads * head_width;
     let at = |token: usize, part: usize, head: usize, d: usize| {

@@ -83,7 +83,8 @@ impl ModelFiles<'_> {
             hash.update((file.len() as u64).to_le_bytes());
             hash.update(file);
         }
-        hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        let digest = format!("{:x}", hash.finalize());
+        digest.chars().take(12).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov and Hutter, 2019) with clipping: weight decay on matrices only, its own rate for the head.
+//! `AdamW` (Loshchilov and Hutter, 2019) with clipping: weight decay on matrices only, its own rate for the head.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -54,7 +54,7 @@ impl AdamW {
             var: var.clone(),
             first: vec![0.0; var.elem_count()],
             second: vec![0.0; var.elem_count()],
-            decays: !(name.ends_with(".bias") || name.contains("LayerNorm")),
+            decays: !(name.rsplit('.').next() == Some("bias") || name.contains("LayerNorm")),
             head: name.starts_with("classifier."),
         };
         Self { slots: weights.iter().map(slot).collect(), settings, steps: 0 }

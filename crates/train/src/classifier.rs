@@ -56,7 +56,7 @@ pub struct Options {
     pub learning_rate: f64,
     /// Highest learning rate of the head, which starts from nothing.
     pub head_learning_rate: f64,
-    /// See AdamW.
+    /// Fraction of a matrix that a learning rate of 1 takes away in a step.
     pub weight_decay: f64,
     /// Part of all steps in which the rate rises to its highest; it falls to nothing in the others.
     pub warm_up: f64,

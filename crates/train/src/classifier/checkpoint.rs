@@ -41,7 +41,7 @@ pub(super) struct Progress {
 
 fn fingerprint(options: &Options) -> Result<String> {
     let json = serde_json::to_vec(options).map_err(|error| Error::Bug(error.to_string()))?;
-    Ok(Sha256::digest(json).iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:x}", Sha256::digest(json)))
 }
 
 fn folder(options: &Options) -> PathBuf {

@@ -1,6 +1,7 @@
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use uptake_model::labels::Label;
 use uptake_tagger::{Exchange, tiny};
 
 use super::*;
@@ -83,8 +84,7 @@ fn a_model_learns_is_written_and_served() {
     let tagger = Tagger::open(&options.out, uptake_tagger::Options::default()).unwrap();
     let exchange = |follow_up| Exchange { last_user: "how a b", response: "so it worked", follow_up };
     let scores = tagger.tag(&[exchange("thanks c d"), exchange("no c d"), exchange("c d it")]).unwrap();
-    let fired: Vec<Vec<&str>> =
-        scores.iter().map(|scores| scores.firing().map(|label| label.name()).collect()).collect();
+    let fired: Vec<Vec<&str>> = scores.iter().map(|scores| scores.firing().map(Label::name).collect()).collect();
     assert_eq!(fired, [vec!["gratitude"], vec!["negative_feedback"], vec![]]);
 
     let card = std::fs::read_to_string(options.out.join("README.md")).unwrap();
