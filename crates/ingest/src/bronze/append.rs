@@ -11,6 +11,7 @@ use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 
 use super::{Bronze, source_chain};
 use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::Metrics;
 
 /// Rows are turned into record batches of about this many bytes each.
 const BATCH_BYTES: usize = 8 << 20;
@@ -95,29 +96,52 @@ impl Bronze {
         }
     }
 
-    /// Tries passing faults again, with bounded, growing, jittered pauses.
+    /// What a table keeps under a key, as of its last refresh.
+    pub(super) async fn stored(&self, target: Target, key: &str) -> Result<Option<i64>> {
+        let name = target.name();
+        self.patiently(name, || {
+            async move {
+                let stored = self.table(target).position(key).await;
+                stored.map_err(Error::lake(format!("read `{key}` in bronze.{name}")))
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    /// See [`patiently`].
     pub(super) async fn patiently<'a, T>(
         &self,
         table: &'static str,
         work: impl Fn() -> BoxFuture<'a, Result<T>> + Send,
     ) -> Result<T> {
-        let mut pause = self.retries.pause;
-        let mut attempt = 1;
-        loop {
-            let error = match work().await {
-                Err(error) if error.kind() == ErrorKind::Retry && attempt < self.retries.attempts => error,
-                done => return done,
-            };
-            self.metrics.retry(table);
-            let wait = jittered(pause, attempt);
-            warn!(
-                table, attempt, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), error = %source_chain(&error),
-                "the store failed, trying again; nothing is lost"
-            );
-            tokio::time::sleep(wait).await;
-            pause = (pause * 2).min(self.retries.longest_pause);
-            attempt += 1;
-        }
+        patiently(&self.retries, &self.metrics, table, work).await
+    }
+}
+
+/// Tries passing faults again, with bounded, growing, jittered pauses.
+pub(super) async fn patiently<'a, T>(
+    retries: &Retries,
+    metrics: &Metrics,
+    table: &'static str,
+    work: impl Fn() -> BoxFuture<'a, Result<T>> + Send,
+) -> Result<T> {
+    let mut pause = retries.pause;
+    let mut attempt = 1;
+    loop {
+        let error = match work().await {
+            Err(error) if error.kind() == ErrorKind::Retry && attempt < retries.attempts => error,
+            done => return done,
+        };
+        metrics.retry(table);
+        let wait = jittered(pause, attempt);
+        warn!(
+            table, attempt, wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), error = %source_chain(&error),
+            "the store failed, trying again; nothing is lost"
+        );
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(retries.longest_pause);
+        attempt += 1;
     }
 }
 

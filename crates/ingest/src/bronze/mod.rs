@@ -27,7 +27,7 @@ use uptake_lake::{Advance, CommitRequest, Lake, Table};
 use uptake_model::rows::{self, EventRow, LetterRow};
 use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::time::Micros;
-use uptake_model::{Next, SourcePartition};
+use uptake_model::{Next, SourcePartition, TableSpec};
 use uptake_progress::ownership::Ownership;
 
 use crate::buffer::{Buffer, Part, Seen};
@@ -35,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Metrics, RecordOutcome};
 
 pub use append::Retries;
-use append::{Appended, Target, batches};
+use append::{Appended, Target, batches, patiently};
 use keys::{check_pipeline, idle_key, last_key, pack, unpack};
 
 /// How often a flush adapts to positions that another writer moves before it gives up.
@@ -112,9 +112,24 @@ impl Bronze {
     /// # Errors
     /// When the lake cannot be read or written.
     pub async fn open(lake: &Lake, pipeline: &str) -> Result<Self> {
+        Self::open_with(lake, pipeline, Retries::default()).await
+    }
+
+    /// [`Bronze::open`], trying passing faults again like this, now and later.
+    ///
+    /// # Errors
+    /// When the lake cannot be read or written.
+    pub async fn open_with(lake: &Lake, pipeline: &str, retries: Retries) -> Result<Self> {
         check_pipeline(pipeline)?;
-        let events = lake.table(&EVENTS).await.map_err(Error::lake("open the table bronze.events"))?;
-        let letters = lake.table(&DEAD_LETTERS).await.map_err(Error::lake("open the table bronze.dead_letters"))?;
+        let metrics = Metrics::global();
+        let open = async |spec: &'static TableSpec| {
+            patiently(&retries, &metrics, spec.name, || {
+                async move { lake.table(spec).await.map_err(Error::lake(format!("open the table {spec}"))) }.boxed()
+            })
+            .await
+        };
+        let events = open(&EVENTS).await?;
+        let letters = open(&DEAD_LETTERS).await?;
         Ok(Self {
             lake: lake.clone(),
             events,
@@ -125,20 +140,14 @@ impl Bronze {
             owners: BTreeMap::new(),
             ownership: None,
             allowed_disorder: Duration::from_secs(600),
-            retries: Retries::default(),
-            metrics: Metrics::global(),
+            retries,
+            metrics,
         })
     }
 
     /// Publishes only what `ownership` still holds.
     pub fn with_ownership(mut self, ownership: Arc<Mutex<Ownership>>) -> Self {
         self.ownership = Some(ownership);
-        self
-    }
-
-    /// Retries passing faults like this.
-    pub fn with_retries(mut self, retries: Retries) -> Self {
-        self.retries = retries;
         self
     }
 
@@ -188,8 +197,16 @@ impl Bronze {
     /// When the lake cannot be read.
     pub async fn knows_topic(&self, topic: &str) -> Result<bool> {
         let prefix = format!("{}/{topic}/", self.pipeline);
-        let positions =
-            self.events.positions(&prefix).await.map_err(Error::lake(format!("read the positions of {topic}")))?;
+        let prefix = prefix.as_str();
+        let positions = self
+            .patiently(EVENTS.name, || {
+                async move {
+                    let positions = self.events.positions(prefix).await;
+                    positions.map_err(Error::lake(format!("read the positions of {topic}")))
+                }
+                .boxed()
+            })
+            .await?;
         Ok(!positions.is_empty())
     }
 
@@ -200,8 +217,7 @@ impl Bronze {
     }
 
     async fn last_seen(&self, source: &SourcePartition, next: Option<Next>) -> Result<Option<Seen>> {
-        let packed = self.events.position(&last_key(source, &self.pipeline)).await;
-        let packed = packed.map_err(Error::lake(format!("read the last record of {source}")))?;
+        let packed = self.stored(Target::Events, &last_key(source, &self.pipeline)).await?;
         Ok(next.zip(packed).map(|(next, packed)| unpack(packed, next)))
     }
 
@@ -224,9 +240,8 @@ impl Bronze {
     /// The positions of a partition, as of the last refresh.
     async fn read_positions(&self, source: &SourcePartition) -> Result<Known> {
         let key = source.position_key(&self.pipeline);
-        let what = format!("read the position of {source}");
-        let events = self.events.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
-        let letters = self.letters.position(&key).await.map_err(Error::lake(what.clone()))?.map(Next);
+        let events = self.stored(Target::Events, &key).await?.map(Next);
+        let letters = self.stored(Target::Letters, &key).await?.map(Next);
         let from = events.unwrap_or(Next(0));
         let settled = match letters {
             Some(until) if until > from => {

@@ -55,8 +55,7 @@ impl Bronze {
 
     /// Who owns a partition, as a table said when it was last refreshed.
     pub(super) async fn owner(&self, target: Target, source: &SourcePartition) -> Result<Option<i64>> {
-        let position = self.table(target).position(&self.owner_key(source)).await;
-        position.map_err(Error::lake(format!("read the owner of {source}")))
+        self.stored(target, &self.owner_key(source)).await
     }
 
     fn owner_key(&self, source: &SourcePartition) -> String {

@@ -114,10 +114,9 @@ impl Consumer {
         let memory = Memory::new(options.memory_split().rows);
         let metrics = Metrics::global();
         let ownership = Arc::new(Mutex::new(Ownership::default()));
-        let bronze = Bronze::open(lake, &options.pipeline)
+        let bronze = Bronze::open_with(lake, &options.pipeline, options.retries)
             .await?
             .with_ownership(Arc::clone(&ownership))
-            .with_retries(options.retries)
             .with_allowed_disorder(options.allowed_disorder);
         let Reader { events, commands } = spawn(&options, &memory, &metrics)?;
         let (stage_sender, stage) = watch::channel(Stage::Running);
