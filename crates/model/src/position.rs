@@ -102,6 +102,11 @@ impl SourcePartition {
     pub fn watermark_key(&self) -> String {
         format!("watermark/{}/{}", self.topic, self.partition)
     }
+
+    /// The application id under which Delta keeps whether this partition is idle or read to its end (1), or active (0).
+    pub fn idle_key(&self) -> String {
+        format!("idle/{}/{}", self.topic, self.partition)
+    }
 }
 
 impl fmt::Display for SourcePartition {
