@@ -18,7 +18,7 @@ use rdkafka::{ClientConfig, ClientContext};
 use crate::error::{Error, Result};
 
 /// How long the broker may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A broker in this process; it ends when dropped.
 pub struct MockBroker {

@@ -87,10 +87,10 @@ impl ConsumeOptions {
             skip_lost_records: false,
             until_end: false,
             memory: 256 * MIB,
-            flush: Limits { bytes: 64 * MIB, rows: 200_000, age: Duration::from_secs(60) },
+            flush: Limits { bytes: 64 * MIB, rows: 200_000, age: Duration::from_mins(1) },
             drain_deadline: Duration::from_secs(20),
-            allowed_disorder: Duration::from_secs(600),
-            idle_after: Duration::from_secs(300),
+            allowed_disorder: Duration::from_mins(10),
+            idle_after: Duration::from_mins(5),
             max_bad_share: 0.5,
             bad_window: 1_000,
             id_window: 20_000,
@@ -133,7 +133,7 @@ impl ConsumeOptions {
         if self.flush.bytes == 0 || self.flush.rows == 0 || self.flush.age.is_zero() {
             return invalid("ingest.flush_bytes, ingest.flush_rows and ingest.flush_age must be greater than zero");
         }
-        if !(self.max_bad_share > 0.0) || self.bad_window == 0 {
+        if self.max_bad_share.is_nan() || self.max_bad_share <= 0.0 || self.bad_window == 0 {
             return invalid("ingest.max_bad_share and ingest.bad_window must be greater than zero");
         }
         self.check_deadlines()

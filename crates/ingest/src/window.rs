@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 /// How an event stands to those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     /// Its id is new in the window.
     New,
     /// Its id was seen with the same content.
@@ -19,7 +19,7 @@ pub enum Seen {
 
 /// The last event ids of one partition.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     size: usize,
     contents: HashMap<u128, u128>,
     order: VecDeque<u128>,
@@ -27,12 +27,12 @@ pub struct Window {
 
 impl Window {
     /// A window over the last `size` ids; zero switches it off.
-    pub fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self { size, contents: HashMap::new(), order: VecDeque::new() }
     }
 
     /// Notes an event by its id and the hash of its content.
-    pub fn note(&mut self, event_id: &str, content_hash: &str) -> Seen {
+    pub(crate) fn note(&mut self, event_id: &str, content_hash: &str) -> Seen {
         if self.size == 0 {
             return Seen::New;
         }

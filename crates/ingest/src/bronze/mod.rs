@@ -139,7 +139,7 @@ impl Bronze {
             known: BTreeMap::new(),
             owners: BTreeMap::new(),
             ownership: None,
-            allowed_disorder: Duration::from_secs(600),
+            allowed_disorder: Duration::from_mins(10),
             retries,
             metrics,
         })
@@ -343,11 +343,11 @@ impl Bronze {
             let stored = known.events.unwrap_or(Next(i64::MIN));
             part.events.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
             part.letters.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
-            let moves = part.to > stored || (part.to == stored && part.idle);
-            if !moves {
+            let advances = part.to > stored || (part.to == stored && part.idle);
+            if !advances {
                 done.positions.insert(source.clone(), stored);
             }
-            moves
+            advances
         });
         Ok(())
     }

@@ -123,13 +123,11 @@ impl Consumer {
         let mut outcome = Ok(());
         if departure.may_flush() {
             let deadline = self.options.drain_deadline;
-            outcome = match tokio::time::timeout(deadline, self.write_before_leaving(&partitions)).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    warn!(?deadline, "could not write before the partitions go; their next owner reads the rest again");
-                    Ok(())
-                }
-            };
+            let written = tokio::time::timeout(deadline, self.write_before_leaving(&partitions)).await;
+            outcome = written.unwrap_or_else(|_| {
+                warn!(?deadline, "could not write before the partitions go; their next owner reads the rest again");
+                Ok(())
+            });
         }
         outcome = outcome.and(self.release(&partitions).await);
         let stored = self.handle.summary().positions;

@@ -120,7 +120,7 @@ impl Consumer {
             .with_allowed_disorder(options.allowed_disorder);
         let Reader { events, commands } = spawn(&options, &memory, &metrics)?;
         let (stage_sender, stage) = watch::channel(Stage::Running);
-        let patience = Duration::from_secs(60).max(options.drain_deadline * 3);
+        let patience = Duration::from_mins(1).max(options.drain_deadline * 3);
         let handle = Handle {
             stage: Arc::new(stage_sender),
             health: Health::new(patience),

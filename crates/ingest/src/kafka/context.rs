@@ -198,16 +198,15 @@ impl Context {
     fn revoked(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         let partitions = sources(list);
         // The flag is cleared by the calls below, so it is read first.
-        let lost = consumer.assignment_lost();
+        let departure = if consumer.assignment_lost() { Departure::Lost } else { Departure::Revoked };
         for source in &partitions {
             self.state().remove(source);
         }
         if !partitions.is_empty() && !self.is_closing() {
-            let departure = if lost { Departure::Lost } else { Departure::Revoked };
             let (answer, answered) = oneshot::channel();
             if self.send(SourceEvent::Revoke { partitions, departure, answer })
                 && let Ok(positions) = answered.blocking_recv()
-                && !lost
+                && departure == Departure::Revoked
             {
                 self.commit(consumer, &positions);
             }
