@@ -25,14 +25,14 @@ pub fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
             (_, Kind::Messages) => json!([message("assistant", format!("good answer {at}"))]),
             ("conversation_id", _) => json!(format!("conversation-{conversation:04}")),
             ("conversation_date", _) => json!(format!("2026-11-{:02}", 1 + conversation % 20)),
-            ("split", _) => json!(if conversation % 5 == 0 { "test" } else { "train" }),
-            ("rule_id", _) => json!(if at % 3 == 0 { "repair" } else { "edit" }),
-            ("model", _) => json!(if at % 2 == 0 { "m1" } else { "m2" }),
+            ("split", _) => json!(if conversation.is_multiple_of(5) { "test" } else { "train" }),
+            ("rule_id", _) => json!(if at.is_multiple_of(3) { "repair" } else { "edit" }),
+            ("model", _) => json!(if at.is_multiple_of(2) { "m1" } else { "m2" }),
             (_, _) if column.nullable => Value::Null,
             (name, Kind::Text) => json!(format!("{name}-{at:05}")),
             (_, Kind::Integer | Kind::Long) => json!(10 + at),
             (_, Kind::Float) => json!(0.5),
-            (_, Kind::Flag) => json!(at % 4 == 0),
+            (_, Kind::Flag) => json!(at.is_multiple_of(4)),
             (_, Kind::Time) => json!("2026-11-20T08:00:00Z"),
             (_, Kind::Date) => json!("2026-11-20"),
             (_, Kind::Texts | Kind::Headers) => json!([]),
@@ -51,7 +51,7 @@ pub fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
 /// # Panics
 /// When the lake refuses them.
 pub async fn write(lake: &Lake, spec: &'static TableSpec, rows: &[Value]) {
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let text = rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     let batches: Vec<RecordBatch> = ReaderBuilder::new(spec.schema())
         .build(text.as_bytes())
         .expect("a reader of JSON")

@@ -150,6 +150,7 @@ def check_others(directory, manifest):
 def main(arguments):
     if not arguments:
         raise SystemExit(__doc__)
+    datasets.disable_progress_bars()
     versions = f"datasets {datasets.__version__}, pyarrow {pyarrow.__version__}, pandas {pandas.__version__}, duckdb {duckdb.__version__}"
     for argument in arguments:
         directory = Path(argument).resolve()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The limits that trainers come with or people set: OpenRLHF drops above 512 unless told otherwise, TRL above 1024.
+/// The limits that trainers come with or people set: `OpenRLHF` drops above 512 unless told otherwise, TRL above 1024.
 const LIMITS: [u64; 6] = [512, 1024, 2048, 4096, 8192, 16384];
 
 /// How long rows are, in tokens of the declared tokenizer; chat templates add a few for each message.

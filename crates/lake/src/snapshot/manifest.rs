@@ -1,6 +1,6 @@
 //! The manifest of a snapshot, and the list of what is published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::{DataType, SchemaRef};
 use futures::TryStreamExt;
@@ -170,15 +170,15 @@ pub async fn list(lake: &Lake) -> Result<Vec<Snapshot>> {
     let root = Path::from("snapshots");
     // Listing whole directories keeps to what every store can do; snapshots hold few files.
     let files: Vec<_> = store.list(Some(&root)).map_ok(|meta| meta.location).try_collect().await.map_err(sorted)?;
-    let mut found: BTreeMap<(String, String), ()> = BTreeMap::new();
+    let mut found: BTreeSet<(String, String)> = BTreeSet::new();
     for file in &files {
         let mut parts = file.parts().skip(1);
         if let (Some(name), Some(id), Some(_)) = (parts.next(), parts.next(), parts.next()) {
-            let _ = found.insert((name.as_ref().to_owned(), id.as_ref().to_owned()), ());
+            let _ = found.insert((name.as_ref().to_owned(), id.as_ref().to_owned()));
         }
     }
     let mut snapshots = Vec::new();
-    for (name, id) in found.into_keys() {
+    for (name, id) in found {
         let directory = root.clone().join(name.as_str()).join(id.as_str());
         let manifest = Manifest::read(store.as_ref(), &directory).await?;
         snapshots.push(Snapshot { name, id, manifest });

@@ -136,6 +136,9 @@ struct Publication<'a> {
     id: String,
 }
 
+/// The rows of a batch that go to one split, and why each does.
+type Part = (&'static str, RecordBatch, Vec<Side>);
+
 /// What the second reading counts.
 #[derive(Debug, Default)]
 struct Counts {
@@ -303,7 +306,7 @@ impl Publication<'_> {
                 let columns = ColumnarValue::values_to_arrays(arguments)?;
                 let (keys, splits) = (columns[0].as_string::<i32>(), columns[1].as_string::<i32>());
                 let days = columns[2].as_primitive::<arrow::datatypes::Date32Type>();
-                let classes = columns.get(3).map(|classes| classes.as_boolean());
+                let classes = columns.get(3).map(AsArray::as_boolean);
                 let places = (0..keys.len()).map(|row| {
                     let test = splitter.side(splits.value(row), days.value(row)) != Side::Train;
                     let class = classes.is_some_and(|classes| classes.is_valid(row) && classes.value(row));
@@ -324,7 +327,7 @@ impl Publication<'_> {
         &self,
         batch: &RecordBatch,
         splitter: Splitter,
-    ) -> std::result::Result<Vec<(&'static str, RecordBatch, Vec<Side>)>, arrow::error::ArrowError> {
+    ) -> std::result::Result<Vec<Part>, arrow::error::ArrowError> {
         let batch = transform::typed(batch, self.layout.spec)?;
         let verdicts = verdicts(&batch, self.layout, self.request.max_tokens)?;
         let (splits, days) = (texts(&batch, "split")?, days(&batch, "conversation_date")?);

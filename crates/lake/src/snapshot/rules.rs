@@ -43,7 +43,7 @@ pub enum Trainer {
     Datasets,
     /// TRL.
     Trl,
-    /// OpenRLHF.
+    /// `OpenRLHF`.
     Openrlhf,
     /// LLaMA-Factory.
     LlamaFactory,

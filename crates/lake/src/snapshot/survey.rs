@@ -157,7 +157,9 @@ impl Order {
                 let test = side(place.day, place.test) != Side::Train;
                 classes.entry((test, place.class)).or_default().push(place.shuffled);
             }
-            classes.values_mut().for_each(|places| places.sort_unstable());
+            for places in classes.values_mut() {
+                places.sort_unstable();
+            }
             classes
         });
         Self { seed, classes }

@@ -133,6 +133,8 @@ fn editor(session: &Session) -> Reedline {
         .with_completer(Box::new(Words::of(session)))
         .with_validator(Box::new(Statements))
         .with_menu(ReedlineMenu::EngineCompleter(Box::new(menu)))
+        .with_quick_completions(true)
+        .with_partial_completions(true)
         .with_edit_mode(Box::new(Emacs::new(keys)));
     let history = history_file().and_then(|path| {
         std::fs::create_dir_all(path.parent()?).ok()?;

@@ -30,8 +30,8 @@ pub struct CheckOptions {
     pub trainer: Option<Trainer>,
     /// A length to report on beside the usual ones.
     pub max_tokens: Option<u64>,
-    /// The directory is about to get its manifest.
-    pub(super) unpublished: bool,
+    /// The directory is about to get its manifest, and need not have it yet.
+    pub unpublished: bool,
 }
 
 /// One rule that a directory breaks.

@@ -43,7 +43,7 @@ fn judged(at: usize, label: bool) -> Value {
 }
 
 fn lines(rows: &[Value]) -> String {
-    rows.iter().map(|row| format!("{row}\n")).collect()
+    rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 const CARD: &str = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train-*\n  - split: test\n    \
@@ -168,7 +168,7 @@ fn row_cases() -> Vec<(Rule, Directory)> {
             Directory::first(|row| {
                 row["prompt"] = json!([
                     { "role": "bot", "content": "hello" }, { "role": "user", "content": "hi" },
-                ])
+                ]);
             }),
         ),
         (Rule::EmptyPrompt, Directory::first(|row| row["prompt"] = json!([]))),

@@ -14,7 +14,7 @@ use crate::{CommitRequest, Lake};
 /// A row of a gold table: what the table needs, with `values` on top.
 pub(super) fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
     let conversation = at / 2;
-    let split = if conversation % 5 == 0 { "test" } else { "train" };
+    let split = if conversation.is_multiple_of(5) { "test" } else { "train" };
     let answer = |text: String| json!([{ "role": "assistant", "content": text }]);
     let mut row: Map<String, Value> = Map::new();
     for column in spec.columns {
@@ -31,9 +31,9 @@ pub(super) fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
             "conversation_date" => json!(format!("2026-11-{:02}", 1 + conversation % 20)),
             "settled_at" => json!("2026-11-20T00:00:00Z"),
             "split" => json!(split),
-            "rule_id" => json!(if at % 3 == 0 { "repair" } else { "edit" }),
+            "rule_id" => json!(if at.is_multiple_of(3) { "repair" } else { "edit" }),
             "evidence" | "checklist" => json!(["turn-1"]),
-            "label" | "love" => json!(at % 4 == 0),
+            "label" | "love" => json!(at.is_multiple_of(4)),
             "strength" | "weight" | "propensity" => json!(0.5),
             name if name.ends_with("tokens") => json!(10 + at),
             name if name.ends_with("turn_id") => json!(format!("turn-{at}")),
@@ -51,7 +51,7 @@ pub(super) fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
 
 /// Rows as a batch of the table.
 pub(super) fn batch(spec: &TableSpec, rows: &[Value]) -> RecordBatch {
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let text = rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     let mut reader =
         ReaderBuilder::new(spec.schema()).with_batch_size(rows.len().max(1)).build(text.as_bytes()).unwrap();
     reader.next().map_or_else(|| RecordBatch::new_empty(spec.schema()), |batch| batch.unwrap())
