@@ -137,7 +137,7 @@ pub(super) fn take_id(record: &mut Map<String, Value>, names: &[&str]) -> Option
 pub(super) fn take_list(record: &mut Map<String, Value>, name: &str) -> Result<Vec<Value>, Refusal> {
     match record.remove(name) {
         Some(Value::Array(list)) if list.is_empty() => {
-            Err((ErrorClass::MissingField, format!("`{name}` is an empty list")))
+            Err((ErrorClass::EmptyContent, format!("`{name}` is an empty list")))
         }
         Some(Value::Array(list)) => Ok(list),
         None | Some(Value::Null) => Err((ErrorClass::MissingField, format!("`{name}` is missing or null"))),

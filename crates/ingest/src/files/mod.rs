@@ -7,6 +7,8 @@
 //!
 //! Reading blocks, so it has a thread of its own, which hands full buffers to the writer; two are held at most.
 
+#[cfg(test)]
+mod arbitrary;
 mod chat;
 mod conversation;
 mod layout;

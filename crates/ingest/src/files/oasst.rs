@@ -1,5 +1,5 @@
 //! Open-Assistant's layouts: nested trees, and the flat rows that the published data sets have
-//! (Köpf et al., "OpenAssistant Conversations", 2023).
+//! (Köpf et al., "`OpenAssistant` Conversations", 2023).
 //!
 //! Both become the same: messages with their parents, emoji as reactions, and one choice for each set of replies that
 //! people ranked (the first against the others).

@@ -116,12 +116,9 @@ impl Reader {
     }
 
     fn record(&mut self, bytes: &[u8]) {
-        let record: Map<String, Value> = match serde_json::from_slice(bytes) {
-            Ok(record) => record,
-            Err(_) => {
-                let refusal = self.why_no_object(bytes);
-                return self.out.refuse(refusal, bytes);
-            }
+        let Ok(record) = serde_json::from_slice::<Map<String, Value>>(bytes) else {
+            let refusal = self.why_no_object(bytes);
+            return self.out.refuse(refusal, bytes);
         };
         if self.layout == Layout::OpenAssistant && record.contains_key("message_id") {
             return self.row(record, bytes);
@@ -129,10 +126,6 @@ impl Reader {
         if self.layout == Layout::OpenAi && record.contains_key("response") && record.contains_key("request") {
             self.out.counts.records += 1;
             return self.completion(record);
-        }
-        if !self.layout.fits(&record) {
-            let error = format!("the record has not the layout `{}`, {}", self.layout, self.layout.shape());
-            return self.out.refuse((ErrorClass::MissingField, error), bytes);
         }
         match self.layout.read(record) {
             Ok(conversation) => self.conversation(&conversation),

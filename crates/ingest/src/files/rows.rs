@@ -22,7 +22,7 @@ pub(super) struct Rows {
     ready: VecDeque<Vec<u8>>,
     read: Arc<AtomicU64>,
     bytes: u64,
-    rows: u64,
+    total: u64,
     seen: u64,
 }
 
@@ -35,9 +35,9 @@ impl Rows {
             Error::Invalid(format!("{path} is no Parquet file that can be read: {error}"))
         };
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| corrupt(&error))?;
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let total = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let reader = builder.with_batch_size(BATCH).build().map_err(|error| corrupt(&error))?;
-        Ok(Self { path, reader, ready: VecDeque::new(), read, bytes, rows, seen: 0 })
+        Ok(Self { path, reader, ready: VecDeque::new(), read, bytes, total, seen: 0 })
     }
 
     /// The next row as a JSON object.
@@ -53,7 +53,7 @@ impl Rows {
             let lines = writer.into_inner();
             self.ready.extend(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
             self.seen += batch.num_rows() as u64;
-            let share = u128::from(self.bytes) * u128::from(self.seen) / u128::from(self.rows.max(1));
+            let share = u128::from(self.bytes) * u128::from(self.seen) / u128::from(self.total.max(1));
             self.read.store(u64::try_from(share).unwrap_or(self.bytes), Ordering::Relaxed);
         }
         Ok(self

@@ -188,7 +188,7 @@ fn sharegpt_in_one_array() {
     let expected = Counts {
         records: 2,
         messages: 5,
-        refused: refused(&[(ErrorClass::UnknownRole, 1), (ErrorClass::MissingField, 1)]),
+        refused: refused(&[(ErrorClass::UnknownRole, 1), (ErrorClass::EmptyContent, 1)]),
         ..Counts::default()
     };
     assert_eq!(imported.counts, expected);

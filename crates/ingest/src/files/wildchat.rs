@@ -1,4 +1,4 @@
-//! WildChat's layout (Zhao et al., "WildChat: 1M ChatGPT Interaction Logs in the Wild", ICLR 2024).
+//! `WildChat`'s layout (Zhao et al., "`WildChat`: 1M `ChatGPT` Interaction Logs in the Wild", ICLR 2024).
 //!
 //! The hashed address stands for the person. Request headers, and the moderation scores of each message, do not come
 //! along: the first could tell who somebody is, the second are large and can be had again from the text.
@@ -19,7 +19,7 @@ pub(super) fn read(mut record: Map<String, Value>) -> Result<Conversation, Refus
     let id = take_id(&mut record, &["conversation_hash", "conversation_id"]);
     let user = take(&mut record, &["hashed_ip", "user_id"]);
     // A record's own time is that of its last answer, so it can only stand in where no message has one.
-    let last = take(&mut record, &["timestamp"]);
+    let answered_at = take(&mut record, &["timestamp"]);
     let messages: Vec<Said> = list.into_iter().map(said).collect::<Result<_, _>>()?;
     let timed = messages.iter().any(|message| message.time.is_some());
     for field in LEFT {
@@ -27,7 +27,7 @@ pub(super) fn read(mut record: Map<String, Value>) -> Result<Conversation, Refus
     }
     Ok(Conversation {
         id,
-        started_at: last.filter(|_| !timed),
+        started_at: answered_at.filter(|_| !timed),
         user,
         model: take_id(&mut record, &["model"]),
         language: take_id(&mut record, &["language"]),

@@ -1,5 +1,7 @@
 //! The contracts, held against the decoder: examples, refusals, people, completions, tables, and bytes at random.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the report")]
+
 mod arbitrary;
 mod completions;
 mod edges;
