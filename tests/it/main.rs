@@ -1,5 +1,12 @@
 //! Integration and end-to-end tests: one binary, a module per subject.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "helpers of tests stand outside of test functions; there too a panic is the report, and seeds are printed"
+)]
+
 mod architecture;
 mod demo;
 mod import;

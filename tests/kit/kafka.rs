@@ -60,7 +60,7 @@ impl Kafka {
         assert!(formatted.status.success(), "format Kafka's storage: {}", String::from_utf8_lossy(&formatted.stderr));
         let mut keeper = keep(&directory, &class_path, &file);
         let stdin = keeper.stdin.take().expect("the keeper's pipe");
-        until("Kafka listens", Duration::from_secs(120), || {
+        until("Kafka listens", Duration::from_mins(2), || {
             let ended = keeper.try_wait().expect("look at the keeper");
             let log = || std::fs::read_to_string(directory.join("log")).unwrap_or_default();
             assert!(ended.is_none(), "Kafka ended: {}", log());

@@ -7,7 +7,7 @@
 //! - [`tables`]: reading tables back;
 //! - [`wait`]: conditions with a deadline.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "in a test kit a panic is the report")]
+#![expect(clippy::expect_used, reason = "in a test kit a panic is the report")]
 
 pub mod binary;
 pub mod collector;

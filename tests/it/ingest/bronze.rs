@@ -76,7 +76,9 @@ fn lossy(seed: u64, odds: Odds) -> (Lake, LossyStore) {
 /// One life of a writer: reads on from where the tables stand, flushes now and then, and may be killed in a flush.
 async fn live(lake: &Lake, end: i64, random: &mut ChaCha8Rng) -> bool {
     let mood = random.random_bool(0.5);
-    let said = |error: &uptake_ingest::Error| println!("a life ends: {error}: {:?}", std::error::Error::source(error).map(ToString::to_string));
+    let said = |error: &uptake_ingest::Error| {
+        println!("a life ends: {error}: {:?}", std::error::Error::source(error).map(ToString::to_string));
+    };
     let mut bronze = match Bronze::open_with(lake, "test", retries()).await {
         Ok(bronze) => bronze,
         Err(error) => {

@@ -23,7 +23,7 @@ pub(super) const LONG: Duration = Duration::from_secs(90);
 /// Options of a consumer that flushes often.
 pub(super) fn options(bootstrap: &str, group: &str) -> ConsumeOptions {
     let mut options = ConsumeOptions::new(bootstrap, topics(), edge());
-    options.group = group.to_owned();
+    group.clone_into(&mut options.group);
     options.flush = Limits { bytes: 2 << 20, rows: 100, age: Duration::from_millis(200) };
     options.memory = 16 << 20;
     options.drain_deadline = Duration::from_secs(5);
@@ -75,8 +75,8 @@ async fn every_record_becomes_what_it_should_once() {
     }
     assert_eq!(summary.positions, ends);
     // A second time there is nothing to do, and nothing is added.
-    let again = to_the_end(options(&broker.bootstrap(), "once"), &lake).await.unwrap();
-    assert_eq!((again.events, again.letters, again.consumed), (0, 0, 0));
+    let second = to_the_end(options(&broker.bootstrap(), "once"), &lake).await.unwrap();
+    assert_eq!((second.events, second.letters, second.consumed), (0, 0, 0));
     check_each_once(&lake, &records).await;
 }
 
@@ -85,10 +85,10 @@ async fn rows_carry_headers_and_subject_keys_and_no_user_ids() {
     let broker = broker(1);
     let lake = Lake::in_memory().unwrap();
     let event = |payload: Vec<u8>, fate| Sent { topic: MESSAGES, partition: 0, payload: Some(payload), fate };
-    let broken = br#"{"user_id": "ann@example.org", "content": "#.to_vec();
+    let half = br#"{"user_id": "ann@example.org", "content": "#.to_vec();
     let records = [
         event(message("a", "hello"), Fate::Event),
-        event(broken, Fate::Letter("invalid_json")),
+        event(half, Fate::Letter("invalid_json")),
         event(message("b", "more"), Fate::Event),
     ];
     produce(&broker.bootstrap(), &records);
@@ -124,7 +124,7 @@ async fn memory_stays_under_the_bound_and_everything_arrives() {
     produce(&broker.bootstrap(), &records);
     let mut options = options(&broker.bootstrap(), "memory");
     options.memory = 8 << 20;
-    options.flush = Limits { bytes: 2 << 20, rows: 1_000_000, age: Duration::from_secs(3600) };
+    options.flush = Limits { bytes: 2 << 20, rows: 1_000_000, age: Duration::from_hours(1) };
     options.until_end = true;
     let consumer = Consumer::start(options, &lake).await.unwrap();
     let handle = consumer.handle();
@@ -173,7 +173,7 @@ async fn a_broken_topic_stops_the_consumer_and_is_not_stored_as_letters() {
     options.bad_window = 100;
     options.max_bad_share = 0.5;
     options.flush.rows = 1_000_000;
-    options.flush.age = Duration::from_secs(3600);
+    options.flush.age = Duration::from_hours(1);
     let error = to_the_end(options, &lake).await.unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::TooManyBad { bad: 100, window: 100, .. }), "{message}");
@@ -205,7 +205,7 @@ async fn a_stop_writes_what_is_held_and_a_second_one_leaves_it() {
     let records = schedule(6, 120, 1);
     produce(&broker.bootstrap(), &records);
     let mut slow = options(&broker.bootstrap(), "stop");
-    slow.flush = Limits { bytes: 2 << 20, rows: 1_000_000, age: Duration::from_secs(3600) };
+    slow.flush = Limits { bytes: 2 << 20, rows: 1_000_000, age: Duration::from_hours(1) };
     for harder in [true, false] {
         let lake = Lake::in_memory().unwrap();
         let (handle, running) = start(slow.clone(), &lake).await;

@@ -17,7 +17,7 @@ use uptake_tests::wait::{eventually, until};
 
 use super::records::{Fate, MESSAGES, PEPPER, REACTIONS, Sent, check_each_once, message, produce, schedule};
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A directory with a lake, and topics of this test's own.
 struct Place {
@@ -107,11 +107,9 @@ fn leak(text: &str) -> &'static str {
 
 /// How many commits a table of this lake has.
 fn commits(lake: &Path, table: &str) -> usize {
-    std::fs::read_dir(lake.join("bronze").join(table).join("_delta_log"))
-        .map(|entries| {
-            entries.flatten().filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json")).count()
-        })
-        .unwrap_or(0)
+    let is_commit = |path: PathBuf| path.extension().is_some_and(|kind| kind == "json");
+    let entries = std::fs::read_dir(lake.join("bronze").join(table).join("_delta_log"));
+    entries.map_or(0, |entries| entries.flatten().filter(|entry| is_commit(entry.path())).count())
 }
 
 fn seed() -> u64 {
@@ -150,7 +148,9 @@ async fn killed_with_9_again_and_again_each_record_is_there_once() {
         });
         running.kill_hard();
         let cut_off = running.said().matches("a flush was cut off").count();
-        println!("round {round}: killed after {more} commits of {table}; {cut_off} partitions found letters ahead of events at its start");
+        println!(
+            "round {round}: killed after {more} commits of {table}; {cut_off} partitions found letters ahead of events at its start"
+        );
     }
     for chunk in late {
         place.produce(chunk);

@@ -100,7 +100,7 @@ async fn what_is_held_is_written_before_a_revoke_is_answered() {
     set(&mut options, "partition.assignment.strategy", "range");
     // Nothing is flushed by itself: only the revoke can have written what the second member starts from.
     options.flush.rows = 1_000_000;
-    options.flush.age = Duration::from_secs(3600);
+    options.flush.age = Duration::from_hours(1);
     let records = schedule(34, 400, PARTITIONS);
     produce(&broker.bootstrap(), &records);
     let (one, one_running) = start(options.clone(), &lake).await;
@@ -124,7 +124,7 @@ async fn a_lost_session_drops_what_is_held_and_reads_it_again() {
     let mut options = options(&broker.bootstrap(), "lost");
     set(&mut options, "partition.assignment.strategy", "range");
     options.flush.rows = 1_000_000;
-    options.flush.age = Duration::from_secs(3600);
+    options.flush.age = Duration::from_hours(1);
     let records = schedule(35, 200, 2);
     produce(&broker.bootstrap(), &records);
     let (handle, running) = start(options, &lake).await;
