@@ -76,3 +76,60 @@ fn common(options: &ConsumeOptions) -> Result<ClientConfig> {
     }
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use uptake_model::Pepper;
+    use uptake_model::contract::Contract;
+    use uptake_model::decode::Edge;
+
+    use super::*;
+
+    fn options(properties: &[(&str, &str)]) -> ConsumeOptions {
+        let edge = Edge {
+            pepper: Pepper::new("0123456789abcdef").unwrap(),
+            max_record_bytes: 1 << 20,
+            pipeline_version: "test".to_owned(),
+        };
+        let topics = BTreeMap::from([("chat".to_owned(), Contract::Messages)]);
+        let mut options = ConsumeOptions::new("127.0.0.1:1", topics, edge);
+        options.kafka.extend(properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        options
+    }
+
+    #[test]
+    fn queues_come_from_the_memory_and_what_is_given_wins() {
+        let config = consumer(&options(&[("fetch.max.bytes", "2000000")])).unwrap();
+        assert_eq!(config.get("queued.max.messages.kbytes"), Some("32768"));
+        assert_eq!(config.get("fetch.max.bytes"), Some("2000000"));
+        assert_eq!(config.get("partition.assignment.strategy"), Some("cooperative-sticky"));
+        assert_eq!(config.get("isolation.level"), Some("read_committed"));
+        let broker_side = consumer(&options(&[("group.protocol", "consumer")])).unwrap();
+        assert_eq!(broker_side.get("partition.assignment.strategy"), None, "the broker assigns");
+    }
+
+    #[test]
+    fn what_uptake_owns_cannot_be_set() {
+        for (owned, _) in OWNED {
+            let error = consumer(&options(&[(owned, "x")])).unwrap_err().to_string();
+            assert!(error.contains(owned), "{error}");
+        }
+    }
+
+    #[test]
+    fn encryption_and_passwords_pass_through_to_the_client() {
+        let secured = [
+            ("security.protocol", "SASL_SSL"),
+            ("sasl.mechanisms", "SCRAM-SHA-512"),
+            ("sasl.username", "uptake"),
+            ("sasl.password", "secret"),
+            ("ssl.endpoint.identification.algorithm", "https"),
+            ("enable.ssl.certificate.verification", "true"),
+        ];
+        consumer(&options(&secured)).unwrap().create_native_config().expect("librdkafka knows these properties");
+        let refused = consumer(&options(&[("sasl.flavour", "vanilla")])).unwrap().create_native_config();
+        assert!(refused.is_err(), "an unknown property is refused by name");
+    }
+}
