@@ -5,7 +5,8 @@
 //! of an event is its ordinal in the file. So the rules of positions hold: what was imported is not imported again,
 //! whatever the file is called, and an import that was killed goes on where it was.
 //!
-//! Reading blocks, so it has a thread of its own, which hands full buffers to the writer; two are held at most.
+//! Reading blocks, so it has a thread of its own, which hands full buffers to the writer; three are held at most: one
+//! that is filled, one that waits, one that is written.
 
 #[cfg(test)]
 mod arbitrary;
@@ -72,7 +73,7 @@ impl ImportOptions {
     /// Options with their defaults.
     pub fn new(edge: Edge, now: Micros) -> Self {
         let fallback_start = Micros::from(FALLBACK_DAY) * DAY_MICROS;
-        Self { layout: None, fallback_start, edge, now, flush_bytes: 64 << 20 }
+        Self { layout: None, fallback_start, edge, now, flush_bytes: 32 << 20 }
     }
 }
 

@@ -106,10 +106,13 @@ impl Reader {
                 self.out.send();
                 if at_end || self.out.closed { Ok(self.out.counts) } else { Err(Error::Stopped) }
             }
-            Err(Error::Invalid(why)) if self.out.next > 0 => {
+            Err(error) if self.out.next > 0 => {
                 self.out.send();
-                let read = self.out.next;
-                Err(Error::Invalid(format!("{why}; the {read} events before that are kept")))
+                let why = match error {
+                    Error::File { path, source } => format!("{path} cannot be read to its end: {source}"),
+                    other => other.to_string(),
+                };
+                Err(Error::Invalid(format!("{why}; the {} events before that are kept", self.out.next)))
             }
             Err(error) => Err(error),
         }

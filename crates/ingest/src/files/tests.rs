@@ -437,6 +437,24 @@ fn a_layout_that_is_said_wins_over_the_likeliest() {
 }
 
 #[test]
+fn a_file_that_breaks_off_says_what_is_kept() {
+    let line = json!({"conversation_id": "c", "messages": [{"role": "user", "content": "a"}]}).to_string();
+    // Two members: the first is whole, the second is not.
+    let mut bytes = Vec::new();
+    for number in 0..2 {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        for copy in 0..20_000 {
+            writeln!(gzip, "{}", line.replace("\"c\"", &format!("\"c-{number}-{copy}\""))).unwrap();
+        }
+        bytes.extend(gzip.finish().unwrap());
+    }
+    bytes.truncate(bytes.len() - 1_000);
+    let (_directory, path) = file("cut.gz", &bytes);
+    let error = read_from(&path, &options(), None).unwrap_err().to_string();
+    assert!(error.contains("cut off") && error.contains("are kept"), "{error}");
+}
+
+#[test]
 fn a_broken_array_keeps_what_was_whole() {
     let whole = std::fs::read_to_string(fixture("sharegpt.json")).unwrap();
     let (_directory, path) = file("cut.json", &whole.as_bytes()[..whole.len() * 2 / 3]);
