@@ -261,7 +261,7 @@ impl Table {
                 self.set(State { table, positions });
             }
             Err(error) => {
-                tracing::warn!(table = %self.spec(), version, %error, "committed, but the work after the commit failed")
+                tracing::warn!(table = %self.spec(), version, %error, "committed, but the work after the commit failed");
             }
         }
         Ok(version)

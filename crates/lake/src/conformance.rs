@@ -269,17 +269,17 @@ pub async fn changes_skip_compaction(lake: &Lake) {
     assert_eq!(offsets(table.provider_of(&all.added).unwrap()).await, range(0..40));
     assert_eq!(all.to, table.version());
 
-    let late = table.changes_since(Some(versions[2])).await.unwrap();
+    let recent = table.changes_since(Some(versions[2])).await.unwrap();
     assert_eq!(
-        offsets(table.provider_of(&late.added).unwrap()).await,
+        offsets(table.provider_of(&recent.added).unwrap()).await,
         range(20..40),
         "read from before the compaction"
     );
-    assert_eq!(late.skipped.len(), 1, "{:?}", late.skipped);
-    assert_eq!(late.added.iter().filter_map(|file| file.rows).sum::<u64>(), 20);
-    let none = table.changes_since(Some(late.to)).await.unwrap();
+    assert_eq!(recent.skipped.len(), 1, "{:?}", recent.skipped);
+    assert_eq!(recent.added.iter().filter_map(|file| file.rows).sum::<u64>(), 20);
+    let none = table.changes_since(Some(recent.to)).await.unwrap();
     assert!(none.added.is_empty() && none.days.is_empty());
-    let error = table.changes_since(Some(late.to + 1)).await.unwrap_err();
+    let error = table.changes_since(Some(recent.to + 1)).await.unwrap_err();
     assert!(error.to_string().contains("full rebuild"), "{error}");
 }
 
@@ -498,5 +498,6 @@ fn decoded(path: &Path, bytes: bytes::Bytes) -> String {
         return String::new();
     }
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
-    reader.build().unwrap().map(|batch| format!("{:?}", batch.unwrap())).collect()
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    format!("{batches:?}")
 }

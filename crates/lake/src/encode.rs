@@ -155,17 +155,16 @@ impl<'a> FileWriter<'a> {
 
     fn write_chunk(&mut self, chunk: &RecordBatch) -> Result<()> {
         let context = || format!("encode rows of {}", self.spec);
-        let (mut writer, mut statistics) = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let options = ArrowWriterOptions::new()
-                    .with_properties(properties(self.spec, &self.schema))
-                    // Without Arrow's own copy of the schema every reader sees plain strings and lists.
-                    .with_skip_arrow_metadata(true);
-                let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&self.schema), options)
-                    .map_err(|error| Error::bug(context(), error))?;
-                (writer, Collector::new(self.spec))
-            }
+        let (mut writer, mut statistics) = if let Some(open) = self.open.take() {
+            open
+        } else {
+            let options = ArrowWriterOptions::new()
+                .with_properties(properties(self.spec, &self.schema))
+                // Without Arrow's own copy of the schema every reader sees plain strings and lists.
+                .with_skip_arrow_metadata(true);
+            let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&self.schema), options)
+                .map_err(|error| Error::bug(context(), error))?;
+            (writer, Collector::new(self.spec))
         };
         writer.write(chunk).map_err(|error| Error::bug(context(), error))?;
         statistics.add(chunk);

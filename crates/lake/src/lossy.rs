@@ -117,7 +117,7 @@ impl LossyStore {
         self.shared.faults.load(Ordering::SeqCst)
     }
 
-    /// The next number of the seeded sequence (SplitMix64).
+    /// The next number of the seeded sequence (`SplitMix64`).
     fn random(&self) -> u64 {
         let mut number = self.shared.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::SeqCst);
         number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

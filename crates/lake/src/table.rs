@@ -59,14 +59,12 @@ impl Table {
     }
 
     pub(crate) async fn open_or_create(lake: Lake, spec: &'static TableSpec) -> Result<Self> {
-        let found = Self::open(lake.clone(), spec).await?;
-        let opened = match found {
-            Some(table) => table,
-            None => {
-                create::create(&lake.log_store(spec)?, spec).await?;
-                let absent = || Error::Absent { table: spec.qualified() };
-                Self::open(lake, spec).await?.ok_or_else(absent)?
-            }
+        let opened = if let Some(table) = Self::open(lake.clone(), spec).await? {
+            table
+        } else {
+            create::create(&lake.log_store(spec)?, spec).await?;
+            let absent = || Error::Absent { table: spec.qualified() };
+            Self::open(lake, spec).await?.ok_or_else(absent)?
         };
         opened.evolve().await?;
         Ok(opened)

@@ -139,7 +139,7 @@ pub(crate) async fn remove(log_store: &LogStoreRef, spec: &TableSpec, files: &[A
             Ok(()) => removed += 1,
             Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => {
-                tracing::warn!(table = %spec, file = %file.path, %error, "a file of a failed commit stays behind")
+                tracing::warn!(table = %spec, file = %file.path, %error, "a file of a failed commit stays behind");
             }
         }
     }
