@@ -1,0 +1,52 @@
+//! What a run is told.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uptake_model::time::Micros;
+
+use crate::report::Progress;
+
+/// What a run is told.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Id of the run.
+    pub run_id: String,
+    /// The clock.
+    pub now: Micros,
+    /// Time up to which events are known to be complete; taken from the lake when absent.
+    pub watermark: Option<Micros>,
+    /// Build every day anew.
+    pub full_rebuild: bool,
+    /// Days built and committed together: the bound on memory.
+    pub days_per_commit: usize,
+    /// Told where the run stands.
+    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl RunOptions {
+    /// Options with nobody watching.
+    pub fn new(run_id: impl Into<String>, now: Micros) -> Self {
+        Self {
+            run_id: run_id.into(),
+            now,
+            watermark: None,
+            full_rebuild: false,
+            days_per_commit: 16,
+            progress: Arc::new(|_| ()),
+        }
+    }
+}
+
+impl fmt::Debug for RunOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RunOptions")
+            .field("run_id", &self.run_id)
+            .field("now", &self.now)
+            .field("watermark", &self.watermark)
+            .field("full_rebuild", &self.full_rebuild)
+            .field("days_per_commit", &self.days_per_commit)
+            .finish_non_exhaustive()
+    }
+}
