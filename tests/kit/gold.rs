@@ -36,7 +36,7 @@ pub fn row(spec: &TableSpec, at: usize, values: Value) -> Value {
             (_, Kind::Time) => json!("2026-11-20T08:00:00Z"),
             (_, Kind::Date) => json!("2026-11-20"),
             (_, Kind::Texts | Kind::Headers) => json!([]),
-            (_, Kind::Bytes | Kind::Messages) => Value::Null,
+            (_, Kind::Bytes) => Value::Null,
         };
         row.insert(column.name.to_owned(), value);
     }

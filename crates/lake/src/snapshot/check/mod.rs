@@ -141,9 +141,10 @@ pub async fn check_directory(store: Arc<dyn ObjectStore>, directory: &Path, opti
     let listed: Vec<ObjectMeta> =
         store.list(prefix).try_collect().await.map_err(|error| Error::sort(format!("list `{directory}`"), error))?;
     if listed.is_empty() {
-        return Err(Error::Invalid(format!(
-            "`{directory}` is no directory, or it is empty; give the directory that holds train-*.parquet"
-        )));
+        return Err(Error::Invalid(
+            "there is no directory of that name, or nothing is in it; give the directory that holds train-*.parquet"
+                .to_owned(),
+        ));
     }
     let mut paths: Vec<(String, ObjectMeta)> =
         listed.into_iter().map(|meta| (below(directory, &meta.location), meta)).collect();
