@@ -25,6 +25,28 @@ pub(crate) fn schema(name: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// One of the schemas, ready to judge.
+struct Validator {
+    schemas: boon::Schemas,
+    index: boon::SchemaIndex,
+}
+
+impl Validator {
+    fn new(name: &str) -> Self {
+        let mut schemas = boon::Schemas::new();
+        let mut compiler = boon::Compiler::new();
+        compiler.set_default_draft(boon::Draft::V2020_12);
+        let location = format!("urn:uptake:topics:{name}");
+        compiler.add_resource(&location, schema(name)).unwrap();
+        let index = compiler.compile(&location, &mut schemas).unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self { schemas, index }
+    }
+
+    fn validate(&self, value: &Value) -> Result<(), String> {
+        self.schemas.validate(value, self.index).map_err(|error| error.to_string())
+    }
+}
+
 /// One file of `schemas/fixtures/refused`.
 pub(crate) struct Refused {
     pub(crate) name: String,
@@ -71,7 +93,7 @@ fn bytes_of(digits: &str) -> Vec<u8> {
 fn every_example_is_valid_and_accepted() {
     for (name, contract) in TOPICS {
         let schema = schema(name);
-        let validator = jsonschema::draft202012::new(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let validator = Validator::new(name);
         let examples = schema["examples"].as_array().unwrap();
         assert!(!examples.is_empty(), "{name} has no example");
         for example in examples {
@@ -150,8 +172,7 @@ fn schema_and_decoder_agree_on_refused_values() {
         if beyond.contains(&refused.class.as_str()) || twice {
             continue;
         }
-        let schema = schema(refused.contract.kind());
-        let validator = jsonschema::draft202012::new(&schema).unwrap();
-        assert!(!validator.is_valid(&value), "{} is valid under the schema", refused.name);
+        let validator = Validator::new(refused.contract.kind());
+        assert!(validator.validate(&value).is_err(), "{} is valid under the schema", refused.name);
     }
 }
