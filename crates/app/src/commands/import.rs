@@ -164,6 +164,7 @@ fn expand_into(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 struct Total {
     files: u64,
     refused_files: u64,
+    counts: Counts,
     events: u64,
     letters: u64,
 }
@@ -173,6 +174,7 @@ impl Total {
         self.files += 1;
         self.events += report.events_written;
         self.letters += report.letters_written;
+        self.counts.add(&report.counts);
         writeln!(io::stdout(), "{}: {}", path.display(), describe(report))
     }
 
@@ -189,9 +191,13 @@ impl Total {
     }
 
     fn finish(&self) -> anyhow::Result<ExitCode> {
-        let Self { files, refused_files, events, letters } = self;
+        let Self { files, refused_files, counts, events, letters } = self;
+        let mut stdout = io::stdout().lock();
+        if *files > 1 && *counts != Counts::default() {
+            writeln!(stdout, "in all: {}", words(counts, None))?;
+        }
         writeln!(
-            io::stdout(),
+            stdout,
             "{files} files read, {refused_files} refused: {events} events and {letters} dead letters added"
         )?;
         Ok(if *refused_files == 0 { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
@@ -200,13 +206,18 @@ impl Total {
 
 /// A file's report in words.
 fn describe(report: &Report) -> String {
-    let Some(layout) = report.layout else {
-        return format!("already imported as {}, nothing added", report.source.topic);
-    };
-    let Counts { records, messages, reactions, completions, duplicates, zero_counts, refused, already_there } =
-        &report.counts;
+    match report.layout {
+        Some(layout) => words(&report.counts, Some(layout)),
+        None => format!("already imported as {}, nothing added", report.source.topic),
+    }
+}
+
+/// What was read, in words.
+fn words(counts: &Counts, layout: Option<Layout>) -> String {
+    let Counts { records, messages, reactions, completions, duplicates, zero_counts, refused, already_there } = counts;
+    let layout = layout.map_or_else(String::new, |layout| format!(" ({layout})"));
     let mut parts = vec![
-        format!("{records} conversations ({layout})"),
+        format!("{records} conversations{layout}"),
         format!("{messages} messages"),
         format!("{reactions} reactions"),
     ];
@@ -221,7 +232,7 @@ fn describe(report: &Report) -> String {
     more(*already_there, "events were there already");
     if !refused.is_empty() {
         let reasons: Vec<String> = refused.iter().map(|(class, count)| format!("{count} {}", class.name())).collect();
-        parts.push(format!("{} refused ({})", report.counts.all_refused(), reasons.join(", ")));
+        parts.push(format!("{} refused ({})", counts.all_refused(), reasons.join(", ")));
     }
     parts.join(", ")
 }

@@ -144,6 +144,20 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Adds what was read of another file.
+    pub fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.messages += other.messages;
+        self.reactions += other.reactions;
+        self.completions += other.completions;
+        self.duplicates += other.duplicates;
+        self.zero_counts += other.zero_counts;
+        self.already_there += other.already_there;
+        for (class, count) in &other.refused {
+            *self.refused.entry(*class).or_default() += count;
+        }
+    }
+
     /// All refused records.
     pub fn all_refused(&self) -> u64 {
         self.refused.values().sum()
