@@ -42,7 +42,8 @@ pub(super) fn pair_fault(chosen: &str, rejected: &str, bounds: Bounds) -> Option
 
 /// Emoji of a text: pictographs and symbols, not the digits and signs that may also be shown as such.
 fn emoji_count(text: &str) -> usize {
-    let is_emoji = |character: &char| matches!(u32::from(*character), 0x1F000..=0x1FAFF | 0x2600..=0x27BF | 0x2B50 | 0x2B55);
+    let is_emoji =
+        |character: &char| matches!(u32::from(*character), 0x1F000..=0x1FAFF | 0x2600..=0x27BF | 0x2B50 | 0x2B55);
     text.chars().filter(is_emoji).count()
 }
 

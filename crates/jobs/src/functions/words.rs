@@ -67,6 +67,8 @@ fn sentences(line: &str) -> Vec<&str> {
     let mut characters = line.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
         let ends = match character {
+            // A word with a dot inside is an abbreviation such as "e.g.".
+            '.' if line[start..at].rsplit(char::is_whitespace).next().is_some_and(|word| word.contains('.')) => false,
             '.' | '!' | '?' => characters.peek().is_none_or(|(_, next)| next.is_whitespace()),
             '。' | '！' | '？' => true,
             _ => false,

@@ -106,11 +106,7 @@ impl Case {
     }
 
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
-        if self.fixed {
-            vec![Arrival::Written]
-        } else {
-            vec![Arrival::Written, Arrival::Shuffled(7)]
-        }
+        if self.fixed { vec![Arrival::Written] } else { vec![Arrival::Written, Arrival::Shuffled(7)] }
     }
 
     /// Goes through the steps.
