@@ -174,6 +174,7 @@ mod tests {
                 .map(|(path, change)| serde_json::from_value(json!({"path": path, "dataChange": change})).unwrap())
                 .collect(),
             positions: Vec::new(),
+            reshapes: false,
             info: json!({ "operation": operation }),
         }
     }

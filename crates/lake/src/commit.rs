@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use deltalake::DeltaTableError;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake::checkpoints;
+use deltalake::kernel::transaction::{CommitData, PROTOCOL, TransactionError};
 use deltalake::kernel::{Action, Add, LogicalFileView, Remove, Transaction};
-use deltalake::logstore::LogStoreRef;
+use deltalake::logstore::{CommitOrBytes, LogStore as _};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::{Map, Value, json};
 use uptake_model::time::Day;
@@ -23,13 +23,13 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::request::{Advance, CommitRequest, Committed};
 use crate::statistics::date_text;
-use crate::table::{State, Table, version_of};
+use crate::table::{State, Table};
 use crate::upload::{self, backoff};
 
 /// How often a commit is tried before the caller is told to wait.
 const ATTEMPTS: u32 = 12;
-/// Commits between clean-ups of the log.
-const CLEANUP_INTERVAL: i64 = 100;
+/// Commits between checkpoints, as [`create`](crate::create) tells other writers too.
+const CHECKPOINT_INTERVAL: i64 = 100;
 /// The key in a commit's information under which its own id stands.
 const COMMIT_ID: &str = "commitId";
 
@@ -116,7 +116,7 @@ impl Table {
         let _turn = self.committing.lock().await;
         let CommitRequest { batches, advances, watermarks, metadata } = request;
         let scope = Scope::new(self.spec(), days, slice)?;
-        let seen = scope.files(self.spec(), &self.state())?;
+        let seen = scope.files(self.spec(), &self.caught_up().await?)?;
         if let Some(committed) = self.foreseen(&advances).await? {
             return Ok(committed);
         }
@@ -143,7 +143,7 @@ impl Table {
         if matches!(judged(self.spec(), &known, advances), Ok(None)) {
             return Ok(None);
         }
-        judged(self.spec(), &self.fresh_positions().await?, advances)
+        judged(self.spec(), &self.newest().await?, advances)
     }
 
     async fn fresh_positions(&self) -> Result<State> {
@@ -184,8 +184,12 @@ impl Table {
     }
 
     async fn attempt(&self, draft: &Draft, tried: &mut Vec<i64>) -> Result<Committed, Failure> {
-        let state = self.fresh_positions().await.map_err(Failure::of_read)?;
-        let version = version_of(&state.table);
+        let state = match draft.plan {
+            Plan::Append => self.newest().await,
+            Plan::Replace { .. } => self.fresh_positions().await,
+        };
+        let state = state.map_err(Failure::of_read)?;
+        let version = state.head;
         if let Some(version) = self.landed(draft, tried, version).await.map_err(Failure::of_read)? {
             return Ok(Committed::Written { version });
         }
@@ -223,48 +227,51 @@ impl Table {
         state: &State,
     ) -> Result<i64, Failure> {
         let context = || format!("commit to {}", self.spec());
-        let version = version_of(&state.table) + 1;
+        let version = state.head + 1;
         let now = chrono::Utc::now().timestamp_millis();
-        let transactions =
-            moved.iter().map(|(key, version)| Transaction::new_with_last_update(key, *version, Some(now)));
-        let properties = CommitProperties::default()
-            .with_metadata(draft.metadata.clone())
-            .with_application_transactions(transactions.collect())
-            // Whatever comes between is judged here, never by the library.
-            .with_max_retries(0)
-            // Looking for expired log entries lists the log: only where a checkpoint is due anyway.
-            .with_cleanup_expired_logs(Some((version + 1) % CLEANUP_INTERVAL == 0));
+        let transactions = moved.iter().map(|(key, to)| Transaction::new_with_last_update(key, *to, Some(now)));
         let removes = removes.into_iter().map(Action::Remove);
-        let actions = removes.chain(draft.adds.iter().cloned().map(Action::Add)).collect();
-        let snapshot = state.table.snapshot().map_err(|error| Failure::Certain(Error::bug(context(), error)))?;
-        let commit = CommitBuilder::from(properties).with_actions(actions).build(
-            Some(snapshot),
-            LogStoreRef::clone(self.log_store()),
+        let mut metadata: HashMap<String, Value> = draft.metadata.clone().into_iter().collect();
+        metadata.insert("readVersion".to_owned(), json!(state.head));
+        let data = CommitData::new(
+            removes.chain(draft.adds.iter().cloned().map(Action::Add)).collect(),
             draft.plan.operation(self.spec()),
+            metadata,
+            transactions.collect(),
         );
-        let prepared = commit.into_prepared_commit_future().await;
-        let prepared = prepared.map_err(|error| Failure::of_put(Error::sort(context(), error)))?;
-        let done = prepared.await.map_err(|error| match error {
-            DeltaTableError::VersionAlreadyExists(_)
-            | DeltaTableError::Transaction {
-                source: TransactionError::MaxCommitAttempts(_) | TransactionError::CommitConflict(_),
-            } => Failure::Taken,
+        let snapshot = state.table.snapshot().map_err(|error| Failure::Certain(Error::bug(context(), error)))?;
+        let allowed = PROTOCOL.can_commit(snapshot, &data.actions, &data.operation);
+        allowed.map_err(|error| Failure::of_put(Error::sort(self.spec().qualified(), error)))?;
+        let bytes = data.get_bytes().map_err(|error| Failure::Certain(Error::bug(context(), error)))?;
+        let number = u64::try_from(version).map_err(|error| Failure::Certain(Error::bug(context(), error)))?;
+        let put = self.log_store().write_commit_entry(number, CommitOrBytes::LogBytes(bytes), Uuid::now_v7());
+        put.await.map_err(|error| match error {
+            TransactionError::VersionAlreadyExists(_) => Failure::Taken,
             other => Failure::of_put(Error::sort(context(), other)),
         })?;
-        let version = i64::try_from(done.version).map_err(|error| Failure::Certain(Error::bug(context(), error)))?;
-        // The commit stands. What follows (checkpoint, clean-up) may fail without harm: the next one makes up for it.
-        match done.await {
-            Ok(finished) => {
-                let mut table = state.table.clone();
-                table.state = Some(finished.snapshot);
-                let positions = Arc::new(state.positions.after(version, moved));
-                self.set(State { table, positions });
-            }
-            Err(error) => {
-                tracing::warn!(table = %self.spec(), version, %error, "committed, but the work after the commit failed");
-            }
+        let positions = Arc::new(state.positions.after(version, moved));
+        self.set(State { table: state.table.clone(), head: version, positions });
+        if (version + 1) % CHECKPOINT_INTERVAL == 0 {
+            Box::pin(self.keep_log(version)).await;
         }
         Ok(version)
+    }
+
+    /// Writes a checkpoint and removes log entries past their retention. The commit before it stands whether this
+    /// succeeds or not: the next time makes up for it.
+    async fn keep_log(&self, version: i64) {
+        let kept = async {
+            let table = self.caught_up().await?.table;
+            let context = || format!("keep the log of {}", self.spec());
+            checkpoints::create_checkpoint(&table, None).await.map_err(|error| Error::sort(context(), error))?;
+            checkpoints::cleanup_metadata(&table, None).await.map_err(|error| Error::sort(context(), error))
+        };
+        match kept.await {
+            Ok(removed) => tracing::debug!(table = %self.spec(), version, removed, "wrote a checkpoint"),
+            Err(error) => {
+                tracing::warn!(table = %self.spec(), version, %error, "no checkpoint, the next one makes up for it");
+            }
+        }
     }
 }
 
@@ -291,7 +298,7 @@ fn judged(spec: &TableSpec, state: &State, advances: &[Advance]) -> Result<Optio
         .collect();
     match judge_all(&claims) {
         Judgement::Commit => Ok(None),
-        Judgement::AlreadyThere => Ok(Some(Committed::AlreadyThere { version: version_of(&state.table) })),
+        Judgement::AlreadyThere => Ok(Some(Committed::AlreadyThere { version: state.head })),
         Judgement::Fenced { index, stored } => Err(Error::Fenced {
             table: spec.qualified(),
             key: advances[index].key.clone(),

@@ -242,6 +242,7 @@ pub async fn same_input_same_bytes(lake: &Lake, other: &Lake) {
             .map(|start| batch.slice(start, cut.min(batch.num_rows() - start)))
             .collect();
         table.append(request(batches, "live/messages/0", None, 20_000)).await.unwrap();
+        table.refresh().await.unwrap();
         let files = table.files();
         assert_eq!(files.len(), 1);
         let path = Path::from(format!("{}/{}", EVENTS.path(), files[0].path));
@@ -260,6 +261,7 @@ pub async fn changes_skip_compaction(lake: &Lake) {
         table.append(request(vec![batch], "live/messages/0", from, step * 10 + 10)).await.unwrap();
         versions.push(table.version());
     }
+    table.refresh().await.unwrap();
     let delta = table.state().table;
     let (_, metrics) = delta.optimize().await.unwrap();
     assert!(metrics.num_files_removed > 0, "there was something to compact");
@@ -287,6 +289,7 @@ pub async fn changes_skip_compaction(lake: &Lake) {
 pub async fn erased_text_is_not_in_the_log(lake: &Lake) {
     let table = lake.table(&EVENTS).await.unwrap();
     table.append(request(vec![events(0, 0..50, DAY)], "live/messages/0", None, 50)).await.unwrap();
+    table.refresh().await.unwrap();
     deltalake::checkpoints::create_checkpoint(&table.state().table, None).await.unwrap();
     table.append(request(vec![events(0, 50..60, DAY)], "live/messages/0", Some(50), 60)).await.unwrap();
     let mut logs = 0;
@@ -318,6 +321,7 @@ pub async fn positions_survive_checkpoints(lake: &Lake) {
         next.watermarks = vec![("watermark/messages/0".into(), 100 - step), ("idle/messages/0".into(), step % 2)];
         table.append(next).await.unwrap();
         if step == 3 {
+            table.refresh().await.unwrap();
             deltalake::checkpoints::create_checkpoint(&table.state().table, None).await.unwrap();
         }
     }

@@ -172,6 +172,28 @@ async fn columns_are_added_and_kept() {
     assert!(error.to_string().contains("column `id` is string, this version writes long"), "{error}");
 }
 
+/// A writer that appends for long needs no list of files, and leaves checkpoints behind for those who do.
+#[tokio::test]
+async fn checkpoints_are_written_on_the_way() {
+    let lake = Lake::in_memory().unwrap();
+    let (table, other) = (lake.table(&EVENTS).await.unwrap(), lake.table(&EVENTS).await.unwrap());
+    for step in 0..105_i64 {
+        // Two writers take turns, so that each follows what the other has done.
+        let writer = if step % 10 == 0 { &other } else { &table };
+        let span =
+            request(vec![events(0, step..step + 1, DAY)], "live/messages/0", (step > 0).then_some(step), step + 1);
+        assert!(writer.append(span).await.unwrap().is_written());
+    }
+    assert_eq!(table.version(), 105);
+    let checkpoint = Path::from(format!("bronze/events/_delta_log/{:020}.checkpoint.parquet", 99));
+    assert!(lake.store().head(&checkpoint).await.is_ok(), "version 99 is the hundredth");
+    for handle in [&table, &lake.existing(&EVENTS).await.unwrap().unwrap()] {
+        assert_eq!(offsets(handle.provider().await.unwrap()).await, (0..105).collect::<Vec<_>>());
+        assert_eq!(handle.position("live/messages/0").await.unwrap(), Some(105));
+        assert_eq!(handle.files().len(), 105);
+    }
+}
+
 #[tokio::test]
 async fn filters_read_the_files_that_they_need() {
     let lake = Lake::in_memory().unwrap();
@@ -186,6 +208,7 @@ async fn filters_read_the_files_that_they_need() {
     }
     let plan = |filter: &str| format!("EXPLAIN ANALYZE SELECT payload FROM t WHERE {filter}");
     let provider = table.provider().await.unwrap();
+    assert_eq!(table.files().len(), 4);
     assert_eq!(provider.schema(), EVENTS.schema(), "strings as Utf8, partition columns last");
     for filter in ["ingest_date = DATE '2026-02-17'", "\"offset\" = 13"] {
         let text = sql(Arc::clone(&provider), &plan(filter)).await;
@@ -260,6 +283,7 @@ async fn a_reader_that_was_away_for_too_long_is_told() {
         let from = (step > 0).then_some(step);
         table.append(request(Vec::new(), "live/messages/0", from, step + 1)).await.unwrap();
     }
+    table.refresh().await.unwrap();
     deltalake::checkpoints::create_checkpoint(&table.state().table, None).await.unwrap();
     for version in 0..3 {
         let path = Path::from(format!("bronze/events/_delta_log/{version:020}.json"));

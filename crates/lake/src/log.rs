@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) added: Vec<Add>,
     pub(crate) removed: Vec<Remove>,
     pub(crate) positions: Vec<(String, i64)>,
+    /// Whether it changes the columns or what a reader and writer must be able to do.
+    pub(crate) reshapes: bool,
     pub(crate) info: Value,
 }
 
@@ -55,6 +57,8 @@ impl Entry {
                 entry.positions.extend(position_of(position));
             } else if let Some(info) = action.get_mut("commitInfo").map(Value::take) {
                 entry.info = info;
+            } else if action.get("metaData").is_some() || action.get("protocol").is_some() {
+                entry.reshapes = true;
             }
         }
         Ok(entry)
@@ -93,12 +97,19 @@ pub(crate) async fn entries(log_store: &LogStoreRef, table: &str, from: i64, to:
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Positions {
     version: Option<i64>,
+    /// The last version that changed columns or protocol, or a later one.
+    shaped: i64,
     by_key: BTreeMap<String, i64>,
 }
 
 impl Positions {
     pub(crate) fn get(&self, key: &str) -> Option<i64> {
         self.by_key.get(key).copied()
+    }
+
+    /// Whether a table that was read at `version` may have other columns now.
+    pub(crate) fn reshaped_since(&self, version: i64) -> bool {
+        self.shaped > version
     }
 
     pub(crate) fn with_prefix(&self, prefix: &str) -> Vec<(String, i64)> {
@@ -145,6 +156,9 @@ impl Positions {
 
     fn apply(&mut self, entries: Vec<Entry>, version: i64) {
         for entry in entries {
+            if entry.reshapes {
+                self.shaped = entry.version;
+            }
             self.by_key.extend(entry.positions);
         }
         self.version = Some(version);
@@ -156,7 +170,7 @@ impl Positions {
         let Some((checkpoint, parts)) = last_checkpoint(store.as_ref(), table, version).await? else {
             return Ok(Self::default());
         };
-        let mut positions = Self { version: Some(checkpoint), ..Self::default() };
+        let mut positions = Self { version: Some(checkpoint), shaped: checkpoint, ..Self::default() };
         for part in parts {
             let context = || format!("{table}: read checkpoint `{part}`");
             let got = store.get(&part).await.map_err(|error| Error::sort(context(), error))?;

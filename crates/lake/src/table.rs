@@ -29,10 +29,20 @@ pub struct Table {
     read_only: bool,
 }
 
-/// What is known of the table at one version.
+/// A list of files that lies further behind is read anew: following one commit after another costs more.
+const FOLLOWED_COMMITS: i64 = 16;
+
+/// What is known of the table.
+///
+/// A writer that appends needs no list of files, so its commits cost the same however many files there are: `head` and the
+/// positions move with each of them, the list only when somebody reads.
 #[derive(Clone)]
 pub(crate) struct State {
+    /// Columns, properties and files at a version up to `head`.
     pub(crate) table: DeltaTable,
+    /// The version that the handle looks at.
+    pub(crate) head: i64,
+    /// The positions at a version up to `head`.
     pub(crate) positions: Arc<Positions>,
 }
 
@@ -74,7 +84,7 @@ impl Table {
     async fn evolve(&self) -> Result<()> {
         let mut attempts = 3;
         loop {
-            let State { table, positions } = self.state();
+            let State { table, positions, .. } = self.state();
             create::check_protocol(&table, self.spec, true)?;
             let missing = create::missing_columns(&table, self.spec)?;
             if missing.is_empty() {
@@ -82,7 +92,7 @@ impl Table {
             }
             attempts -= 1;
             match create::add_columns(&table, self.spec, missing).await {
-                Ok(table) => self.set(State { table, positions }),
+                Ok(table) => self.set(State { head: version_of(&table), table, positions }),
                 Err(error) if attempts == 0 => return Err(error),
                 Err(_) => drop(self.fresh().await?),
             }
@@ -90,12 +100,12 @@ impl Table {
     }
 
     fn over(lake: Lake, spec: &'static TableSpec, log_store: LogStoreRef, table: DeltaTable, read_only: bool) -> Self {
-        let positions = Arc::default();
+        let (head, positions) = (version_of(&table), Arc::default());
         Self {
             lake,
             spec,
             log_store,
-            state: RwLock::new(State { table, positions }),
+            state: RwLock::new(State { table, head, positions }),
             committing: tokio::sync::Mutex::new(()),
             read_only,
         }
@@ -113,7 +123,7 @@ impl Table {
 
     /// The version that this handle looks at.
     pub fn version(&self) -> i64 {
-        version_of(&self.state().table)
+        self.state().head
     }
 
     /// The id that the table got when it was created (Delta's `metaData.id`); a table made anew has another.
@@ -127,7 +137,7 @@ impl Table {
     /// # Errors
     /// What the store says.
     pub async fn refresh(&self) -> Result<i64> {
-        Ok(version_of(&self.fresh().await?.table))
+        Ok(self.fresh().await?.head)
     }
 
     /// The position under an application id at [`Table::version`].
@@ -146,7 +156,8 @@ impl Table {
         Ok(self.with_positions(self.state()).await?.positions.with_prefix(prefix))
     }
 
-    /// The data files at [`Table::version`], in the order of their paths.
+    /// The data files at the version that was last opened, refreshed or read, in the order of their paths; a handle
+    /// that has committed since must be refreshed first.
     pub fn files(&self) -> Vec<File> {
         files_of(&self.state())
     }
@@ -156,9 +167,8 @@ impl Table {
     ///
     /// # Errors
     /// When the table needs abilities that this version does not have.
-    #[expect(clippy::unused_async, reason = "a plan over a store may have to read the log")]
     pub async fn provider(&self) -> Result<Arc<dyn TableProvider>> {
-        provider::of_table(&self.lake, self.spec, &self.state())
+        provider::of_table(&self.lake, self.spec, &self.caught_up().await?)
     }
 
     /// The rows of some data files alone, with the schema of [`Table::provider`]. The files may belong to a version of
@@ -266,30 +276,67 @@ impl Table {
     /// Takes up a newer state; an older one, read before another task moved on, is dropped.
     pub(crate) fn set(&self, state: State) {
         let mut current = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if version_of(&state.table) >= version_of(&current.table) {
+        if state.head >= current.head {
             *current = state;
         }
     }
 
-    /// The newest state of the table, which is also taken up.
+    /// The newest state of the table with its files, which is also taken up.
     pub(crate) async fn fresh(&self) -> Result<State> {
-        let mut state = self.state();
-        if self.read_only {
+        let state = self.state();
+        if self.read_only { Ok(state) } else { self.advance(state, None).await }
+    }
+
+    /// The state with the files of the version that this handle looks at.
+    pub(crate) async fn caught_up(&self) -> Result<State> {
+        let state = self.state();
+        if version_of(&state.table) == state.head {
             return Ok(state);
         }
-        state
-            .table
-            .update_incremental(None)
-            .await
-            .map_err(|error| Error::sort(format!("refresh {}", self.spec), error))?;
+        let head = state.head;
+        self.advance(state, Some(head)).await
+    }
+
+    /// Brings the list of files up to a version, or to the newest.
+    async fn advance(&self, mut state: State, to: Option<i64>) -> Result<State> {
+        let to = to.and_then(|version| u64::try_from(version).ok());
+        if state.head - version_of(&state.table) > FOLLOWED_COMMITS {
+            state.table = load(&self.log_store, self.spec, to).await?;
+        } else {
+            let followed = state.table.update_incremental(to).await;
+            followed.map_err(|error| Error::sort(format!("refresh {}", self.spec), error))?;
+        }
+        state.head = state.head.max(version_of(&state.table));
         self.set(state.clone());
         Ok(state)
+    }
+
+    /// The newest version and its positions, without a list of files unless the columns have changed.
+    pub(crate) async fn newest(&self) -> Result<State> {
+        let mut state = self.state();
+        let known = u64::try_from(state.head).unwrap_or(0);
+        let newest = match self.log_store.get_latest_version(known).await {
+            Ok(newest) => newest,
+            // The log was cleaned up behind this handle.
+            Err(deltalake::DeltaTableError::InvalidVersion(_)) => {
+                return self.with_positions(self.fresh().await?).await;
+            }
+            Err(error) => return Err(Error::sort(format!("refresh {}", self.spec), error)),
+        };
+        state.head = state.head.max(i64::try_from(newest).unwrap_or(state.head));
+        let state = self.with_positions(state).await?;
+        if !state.positions.reshaped_since(version_of(&state.table)) {
+            return Ok(state);
+        }
+        let state = self.caught_up().await?;
+        create::check_protocol(&state.table, self.spec, true)?;
+        self.with_positions(state).await
     }
 
     /// The state with its positions folded up to its version.
     pub(crate) async fn with_positions(&self, mut state: State) -> Result<State> {
         let mut positions = (*state.positions).clone();
-        positions.follow(&self.log_store, &self.spec.qualified(), version_of(&state.table)).await?;
+        positions.follow(&self.log_store, &self.spec.qualified(), state.head).await?;
         state.positions = Arc::new(positions);
         self.set(state.clone());
         Ok(state)
