@@ -79,7 +79,7 @@ fn the_demo_is_what_its_log_says() {
 
 /// Spans and metrics of every part reach a collector before the process ends.
 fn telemetry_tells_of_it(posted: &Posted) {
-    for span in ["uptake demo", "ingest.flush", "job"] {
+    for span in ["uptake demo", "ingest.flush", "pairs_repair"] {
         assert!(posted.holds("/v1/traces", span), "no span {span}");
     }
     for metric in ["ingest_records_total", "ingest_commit_seconds", "job_rows_total", "table_files", "tagger_batch_rows"] {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use uptake_lake::Lake;
 
 use crate::settings::Settings;
+use crate::telemetry::health::Health;
 
 /// An error of usage or settings: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +25,14 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Whether standard error is a terminal, so that progress can be drawn.
     pub(crate) terminal: bool,
+    /// Where a running command says whether it lives and is ready.
+    pub(crate) health: Health,
 }
 
 impl Context {
     /// A context over these settings.
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, terminal: std::io::stderr().is_terminal() }
+    pub(crate) fn new(settings: Settings, health: Health) -> Self {
+        Self { settings, terminal: std::io::stderr().is_terminal(), health }
     }
 
     /// The lake that the user named.

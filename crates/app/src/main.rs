@@ -5,6 +5,7 @@
 
 mod commands;
 mod context;
+mod pepper;
 mod progress;
 mod settings;
 mod telemetry;
@@ -13,6 +14,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing::Instrument as _;
 
 use crate::commands::Command;
 use crate::context::Context;
@@ -57,10 +59,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         .thread_stack_size(16 << 20)
         .build()?;
     let telemetry = telemetry::Telemetry::start(&settings.telemetry, &runtime)?;
-    let context = Context::new(settings);
+    let context = Context::new(settings, telemetry.health());
     // The command runs on a worker of the runtime, whose stack is known, not on the main thread.
     let code = runtime.block_on(async {
-        tokio::spawn(async move { cli.command.run(&context).await })
+        let span = cli.command.span();
+        tokio::spawn(async move { cli.command.run(&context).instrument(span).await })
             .await
             .map_err(|error| anyhow::anyhow!("the command ended abnormally: {error}"))?
     });

@@ -1,5 +1,16 @@
 //! The subcommands, one module each.
 
+mod config;
+mod consume;
+mod demo;
+mod import;
+mod run;
+mod snapshot;
+mod sql;
+mod tables;
+mod tag;
+mod train;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -8,11 +19,44 @@ use crate::context::Context;
 
 /// What `uptake` can do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {}
+pub(crate) enum Command {
+    Config(config::Config),
+    Consume(consume::Consume),
+    Demo(demo::Demo),
+    Import(import::Import),
+    Run(run::Run),
+    Snapshot(snapshot::Arguments),
+    Sql(sql::Arguments),
+    Tables(tables::Arguments),
+    Tag(tag::Tag),
+    #[command(subcommand)]
+    Train(train::Train),
+}
 
 impl Command {
+    /// The span around a command that runs once. A consumer runs for ever: there each flush is a trace of its own.
+    pub(crate) fn span(&self) -> tracing::Span {
+        if matches!(self, Self::Consume(_)) {
+            return tracing::Span::none();
+        }
+        let shown = format!("{self:?}");
+        let name = shown.split('(').next().unwrap_or_default().to_lowercase();
+        tracing::info_span!("command", otel.name = format!("uptake {name}"), command = name)
+    }
+
     /// Runs the command.
-    pub(crate) async fn run(self, _context: &Context) -> anyhow::Result<ExitCode> {
-        match self {}
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Config(command) => command.run(context).await,
+            Self::Consume(command) => command.run(context).await,
+            Self::Demo(command) => Box::pin(command.run(context)).await,
+            Self::Import(command) => command.run(context).await,
+            Self::Run(command) => command.run(context).await,
+            Self::Snapshot(arguments) => snapshot::run(arguments, context).await,
+            Self::Sql(arguments) => sql::run(arguments, context).await,
+            Self::Tables(arguments) => tables::run(arguments, context).await,
+            Self::Tag(command) => command.run(context).await,
+            Self::Train(command) => command.run(context).await,
+        }
     }
 }
