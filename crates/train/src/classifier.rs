@@ -72,6 +72,9 @@ pub struct Options {
     pub target_precision: f64,
     /// Steps between checkpoints.
     pub checkpoint_steps: usize,
+    /// Train no further: write the model of the best pass that the checkpoint holds.
+    #[serde(skip)]
+    pub finish: bool,
     /// Sources whose texts were written for training; figures are given with and without them.
     pub written_sources: Vec<String>,
     /// For the card: where the encoder comes from, and under which licence.
@@ -108,6 +111,7 @@ impl Default for Options {
             test: 0.12,
             target_precision: 0.8,
             checkpoint_steps: 50,
+            finish: false,
             written_sources: vec!["authored".to_owned()],
             base_origin: String::new(),
             data_origin: String::new(),
@@ -303,7 +307,10 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figu
         steps,
         done: run.progress.steps,
     });
-    while run.progress.epoch < options.epochs {
+    if options.finish && run.progress.history.is_empty() {
+        return Err(Error::Invalid(format!("`{}` holds no pass that could be finished", options.out.display())));
+    }
+    while run.progress.epoch < options.epochs && !options.finish {
         run.epoch(tell)?;
         if run.progress.stale >= options.patience && run.progress.epoch < options.epochs {
             tell(&Event::StoppedEarly);

@@ -119,7 +119,16 @@ impl Card<'_> {
                 epoch.epoch, epoch.training_loss, epoch.validation_loss, epoch.sat, epoch.dsat, epoch.labels
             )?;
         }
-        writeln!(formatter, "\nKept: the pass with the best mean of the last three.")
+        writeln!(formatter, "\nKept: the pass with the best mean of the last three.")?;
+        let done = self.history.len();
+        if done < options.epochs {
+            writeln!(
+                formatter,
+                "Stopped after pass {done} of {} planned ones, before the rate had fallen to nothing.",
+                options.epochs
+            )?;
+        }
+        Ok(())
     }
 
     fn measured(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -207,6 +207,8 @@ impl<'a> Scored<'a> {
         let mut names: Vec<&str> = self.examples.iter().map(|example| example.source.as_str()).collect();
         names.sort_unstable();
         names.dedup();
+        // One written source alone is the group already.
+        names.retain(|name| !(written.len() == 1 && is_written(name)));
         sources.extend(names.into_iter().map(|name| self.only(|source| source == name).source(name, thresholds, seed)));
         sources.retain(|source| source.examples > 0);
         Figures {

@@ -79,7 +79,7 @@ fn a_model_learns_is_written_and_served() {
     }
     assert!(output("humor").auroc.is_none());
     let sources: Vec<&str> = figures.sources.iter().map(|source| source.source.as_str()).collect();
-    assert_eq!(sources, ["real (all but written)", "written", "authored", "logs"]);
+    assert_eq!(sources, ["real (all but written)", "written", "logs"]);
 
     let tagger = Tagger::open(&options.out, uptake_tagger::Options::default()).unwrap();
     let exchange = |follow_up| Exchange { last_user: "how a b", response: "so it worked", follow_up };
@@ -148,6 +148,24 @@ fn what_cannot_be_trained_is_refused_before_anything_is_written() {
         assert!(error.to_string().contains(reason), "{error} lacks {reason}");
         assert!(!options.out.exists(), "{reason}");
     }
+}
+
+#[test]
+fn a_run_is_finished_early_with_the_best_pass_it_has() {
+    let fixture = Fixture::new();
+    let options = fixture.options("early");
+    let finish = Options { finish: true, ..options.clone() };
+    let error = train(&finish, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("holds no pass"), "{error}");
+    let death = catch_unwind(AssertUnwindSafe(|| {
+        train(&options, &mut |event| assert!(!matches!(event, Event::Step { epoch: 3, .. }), "killed"))
+    }));
+    assert!(death.is_err());
+    let _ = train(&finish, &mut |_| {}).unwrap();
+    assert!(Tagger::open(&options.out, uptake_tagger::Options::default()).is_ok());
+    let card = std::fs::read_to_string(options.out.join("README.md")).unwrap();
+    assert!(card.contains("\n| 2 |") && !card.contains("\n| 3 |"), "{card}");
+    assert!(card.contains("Stopped after pass 2 of 3 planned ones"), "{card}");
 }
 
 #[test]
