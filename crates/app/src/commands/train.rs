@@ -67,6 +67,10 @@ pub(crate) struct Classifier {
     #[arg(long, default_value_t = Options::default().target_precision)]
     target_precision: f64,
 
+    /// Train no further: write the model of the best pass that a killed run left in --out.
+    #[arg(long)]
+    finish: bool,
+
     /// For the model card: where the encoder comes from, and its licence.
     #[arg(long, default_value = "", value_name = "TEXT")]
     base_origin: String,
@@ -100,6 +104,7 @@ impl Classifier {
             batch: self.batch,
             learning_rate: self.learning_rate,
             target_precision: self.target_precision,
+            finish: self.finish,
             base_origin: self.base_origin,
             data_origin: self.data_origin,
             ..Options::default()
