@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::Int32Type;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
