@@ -14,7 +14,7 @@ use crate::statement::quoted;
 /// How many keys of offending rows a message shows.
 const SAMPLES: usize = 5;
 
-/// The `[checks]` of a `pipeline.toml`. The table's key is always unique, and its required columns are never null.
+/// The `[checks]` of a `pipeline.toml`. The table's key is always unique within a day, and its required columns are never null.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checks {
@@ -80,9 +80,12 @@ impl Checks {
         let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
         let mut outcomes = Vec::new();
         let key = output.key.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        // Days are built alone, so a key is unique within its day: what two days hold alike neither of them can know.
         let mut wanted = vec![(
             format!("unique({})", output.key.join(", ")),
-            format!("SELECT {key}, count(*) OVER () AS offending FROM built GROUP BY {key} HAVING count(*) > 1"),
+            format!(
+                "SELECT {key}, count(*) OVER () AS offending FROM built GROUP BY {key}, conversation_date HAVING count(*) > 1"
+            ),
             0.0,
         )];
         let mut never = |name: String, condition: String, share: f64| {

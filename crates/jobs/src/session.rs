@@ -37,6 +37,9 @@ impl Session {
         // Tables hold plain strings: what trainers' readers take.
         options.execution.parquet.schema_force_view_types = false;
         options.sql_parser.map_string_types_to_utf8view = false;
+        // The optimizer counts fields of structs as cheap and pushes them below joins, with whatever function makes the
+        // struct: the tagger would then score the rows that a join was to take away.
+        options.optimizer.enable_leaf_expression_pushdown = false;
         let context = SessionContext::new_with_config(config);
         functions::register(&context, tagging);
         let session = Self { context, literals };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value, json};
-use uptake_jobs::{Error, Pipelines, Status};
+use uptake_jobs::{Error, Pipelines, RunReport, Status};
 use uptake_model::contract::Contract;
 use uptake_model::time;
 
@@ -41,6 +41,16 @@ fn talk(day: i64) -> Vec<(Contract, Map<String, Value>)> {
     ]
 }
 
+/// The pipelines that ended otherwise, with what broke.
+fn statuses(reports: &[RunReport], wanted: Status) -> Vec<String> {
+    let others = reports.iter().filter(|report| report.status != wanted);
+    others
+        .map(|report| {
+            format!("{}: {:?} {:?}", report.pipeline, report.status, report.broken_checks().collect::<Vec<_>>())
+        })
+        .collect()
+}
+
 const LATER: i64 = NOON + 30 * time::DAY_MICROS;
 
 #[test]
@@ -50,14 +60,14 @@ fn only_new_follow_ups_are_tagged_and_only_changed_days_built() {
         bench.ingest(&talk(10), LATER).await.unwrap();
         bench.ingest(&talk(11), LATER).await.unwrap();
         let reports = bench.run(&[], LATER, Some(LATER), false).await.unwrap();
-        assert!(reports.iter().all(|report| report.status == Status::Built), "{reports:?}");
+        assert_eq!(statuses(&reports, Status::Built), Vec::<String>::new());
         assert_eq!(bench.tagger.tagged.load(Ordering::Relaxed), 4);
         bench.ingest(&[message("a3", "assistant", "You are welcome.", 5, 11)], LATER).await.unwrap();
         let reports = bench.run(&[], LATER, Some(LATER), false).await.unwrap();
-        assert!(reports.iter().all(|report| report.days.iter().all(|day| day == "2026-01-11")), "{reports:?}");
+        assert!(reports.iter().flat_map(|report| &report.days).all(|day| day == "2026-01-11"));
         assert_eq!(bench.tagger.tagged.load(Ordering::Relaxed), 4, "no follow-up was new");
         let reports = bench.run(&[], LATER, Some(LATER), false).await.unwrap();
-        assert!(reports.iter().all(|report| report.status == Status::Unchanged), "{reports:?}");
+        assert_eq!(statuses(&reports, Status::Unchanged), Vec::<String>::new());
     });
 }
 
@@ -82,7 +92,7 @@ fn many_days_go_in_groups_and_come_out_the_same() {
     on_a_runtime(async {
         let mut one = Bench::new();
         let mut many = Bench::new();
-        for day in 10..16 {
+        for day in 10..13 {
             one.ingest(&talk(day), LATER).await.unwrap();
             many.ingest(&talk(day), LATER).await.unwrap();
         }
@@ -92,10 +102,10 @@ fn many_days_go_in_groups_and_come_out_the_same() {
         options.days_per_commit = 1;
         let tagger: Arc<dyn uptake_jobs::Tag> = Arc::<KeywordTagger>::clone(&many.tagger);
         let reports = Box::pin(uptake_jobs::run(&many.lake, &many.pipelines, &[], tagger, &options)).await.unwrap();
-        assert!(reports.iter().all(|report| report.broken_checks().next().is_none()), "{reports:?}");
+        assert_eq!(statuses(&reports, Status::Built), Vec::<String>::new());
         let sql = "SELECT pair_id, rule_id, split FROM gold.preference_pairs ORDER BY 1";
         assert_eq!(one.query(sql).await.unwrap(), many.query(sql).await.unwrap());
-        let read = |reports: &[uptake_jobs::RunReport]| reports.iter().map(|report| report.rows_in()).sum::<u64>();
+        let read = |reports: &[RunReport]| reports.iter().map(|report| report.rows_in()).sum::<u64>();
         assert!(read(&reports) > 0);
     });
 }
