@@ -25,7 +25,7 @@ mod threads;
 mod wire;
 
 use uptake_model::contract::Contract;
-use uptake_model::time::Micros;
+use uptake_model::time::{DAY_MICROS, Micros};
 
 pub use error::Error;
 pub use oracle::{FollowUp, Oracle, PlannedPair, TopicCount};
@@ -82,6 +82,8 @@ pub struct Record {
 pub struct Log {
     /// Records in the order of their arrival.
     pub records: Vec<Record>,
+    /// When the log is read: two days after the last day of the plan, or when its last record has arrived.
+    pub complete_until: Micros,
     /// What is in them.
     pub oracle: Oracle,
 }
@@ -105,7 +107,9 @@ pub fn generate(plan: &Plan) -> Result<Log, Error> {
     for record in &records {
         oracle.topics.entry(record.topic).or_default().records += 1;
     }
-    Ok(Log { records, oracle })
+    let read = plan.start + (i64::from(plan.days.max(1)) + 2) * DAY_MICROS;
+    let complete_until = records.last().map_or(read, |record| record.arrives.max(read));
+    Ok(Log { records, complete_until, oracle })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(super) async fn run(
     let stage = Stage::begin(context.terminal, "tag and assemble", Some(pipelines.all().count()), "pipelines");
     let bar = stage.bar();
     let mut options = RunOptions::new(format!("demo-{seed}"), chrono::Utc::now().timestamp_micros());
-    options.watermark = log.records.last().map(|record| record.arrives);
+    options.watermark = Some(log.complete_until);
     options.progress = Arc::new(move |progress| match progress {
         Progress::Started { pipeline, .. } => bar.set_message(pipeline),
         Progress::Tagged { done } => bar.set_message(format!("tag ({done} follow-ups)")),
@@ -38,7 +38,7 @@ pub(super) async fn run(
     work::record_tables(lake).await?;
     let broken: Vec<String> = reports
         .iter()
-        .flat_map(|report| report.broken_checks().map(|check| format!("{}: {}", report.pipeline, check.message)))
+        .flat_map(|report| report.broken_checks().map(|check| format!("{}: {}: {}", report.pipeline, check.check, check.message)))
         .collect();
     anyhow::ensure!(broken.is_empty(), "checks did not hold: {}", broken.join("; "));
     let tagged: u64 = reports.iter().map(|report| report.tagged).sum();
