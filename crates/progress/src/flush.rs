@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { bytes: 100, rows: 10, age: Duration::from_secs(60) };
+    const LIMITS: Limits = Limits { bytes: 100, rows: 10, age: Duration::from_mins(1) };
 
     fn buffered(bytes: u64, rows: u64, age: u64) -> Buffered {
         Buffered { bytes, rows, oldest: Some(Duration::from_secs(age)) }

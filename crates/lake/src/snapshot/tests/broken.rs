@@ -7,9 +7,9 @@ use arrow::array::{
     ArrayRef, FixedSizeBinaryArray, Int64Array, LargeListArray, MapBuilder, RecordBatch, StringBuilder, StringViewArray,
 };
 use arrow::datatypes::Int32Type;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
