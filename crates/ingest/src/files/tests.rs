@@ -443,7 +443,7 @@ fn a_file_that_breaks_off_says_what_is_kept() {
     let mut bytes = Vec::new();
     for number in 0..2 {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        for copy in 0..20_000 {
+        for copy in 0..3_000 {
             writeln!(gzip, "{}", line.replace("\"c\"", &format!("\"c-{number}-{copy}\""))).unwrap();
         }
         bytes.extend(gzip.finish().unwrap());
