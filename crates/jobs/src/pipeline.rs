@@ -85,7 +85,8 @@ impl Pipelines {
     /// # Errors
     /// When they are not what they must be, which a test rules out.
     pub fn embedded() -> Result<Self> {
-        Self::from_files(embedded::FILES.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
+        let files = embedded::FILES.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        Self::from_files(&files.collect())
     }
 
     /// Those of a directory.
@@ -113,14 +114,14 @@ impl Pipelines {
                 }
             }
         }
-        Self::from_files(files)
+        Self::from_files(&files)
     }
 
     /// Those of files named by their path in the folder of pipelines.
     ///
     /// # Errors
     /// [`Error::Pipeline`] that names the pipeline and the fault.
-    pub fn from_files(files: BTreeMap<String, String>) -> Result<Self> {
+    pub fn from_files(files: &BTreeMap<String, String>) -> Result<Self> {
         let folders: BTreeSet<&str> = files
             .keys()
             .filter_map(|path| path.strip_suffix("/pipeline.toml"))
@@ -129,10 +130,10 @@ impl Pipelines {
         if folders.is_empty() {
             return Err(Error::pipeline("", "the directory holds no <name>/pipeline.toml"));
         }
-        let shared = shared_statements(&files)?;
+        let shared = shared_statements(files)?;
         let mut all = BTreeMap::new();
         for name in folders {
-            let pipeline = Pipeline::read(name, &files, &shared)?;
+            let pipeline = Pipeline::read(name, files, &shared)?;
             let _ = all.insert(name.to_owned(), pipeline);
         }
         let pipelines = Self { all };
@@ -200,19 +201,19 @@ impl Pipelines {
 
     /// Two pipelines may write one table only as different slices of it.
     fn check_outputs(&self) -> Result<()> {
-        let mut seen: BTreeMap<(String, Option<&(String, String)>), &str> = BTreeMap::new();
         for pipeline in self.all.values() {
-            let output = pipeline.output.qualified();
-            let other = seen.insert((output.clone(), pipeline.slice.as_ref()), &pipeline.name);
-            let mixed = self
-                .all
-                .values()
-                .find(|other| other.output.qualified() == output && other.slice.is_some() != pipeline.slice.is_some());
-            if let Some(other) = other.or(mixed.map(|other| other.name.as_str())) {
-                return Err(Error::pipeline(
-                    &pipeline.name,
-                    format!("`{other}` writes the same part of {output}; give each a slice of its own"),
-                ));
+            // A slice of a table and the whole of it overlap as well.
+            let overlaps = |other: &&Pipeline| {
+                other.name != pipeline.name
+                    && other.output.qualified() == pipeline.output.qualified()
+                    && (other.slice == pipeline.slice || other.slice.is_none() || pipeline.slice.is_none())
+            };
+            if let Some(other) = self.all.values().find(overlaps) {
+                let message = format!(
+                    "`{}` writes the same part of {}; give each a slice of its own",
+                    other.name, pipeline.output
+                );
+                return Err(Error::pipeline(&pipeline.name, message));
             }
         }
         Ok(())
@@ -386,7 +387,8 @@ impl Pipeline {
             let named = statement.tables()?;
             relations.extend(named.into_iter().filter(|named| named.schema == "parameters").map(|named| named.table));
         }
-        for name in own.keys().filter(|name| !placeholders.contains(*name) && !relations.contains(*name)) {
+        let used = |name: &String| placeholders.contains(name) || relations.contains(name);
+        if let Some(name) = own.keys().find(|name| !used(name)) {
             return Err(format!("parameter `{name}` is used by none of its statements"));
         }
         if let Some((column, value)) = &self.slice {

@@ -254,7 +254,7 @@ pub(super) fn with_answer(arguments: &[ArrayRef]) -> Result<ArrayRef> {
 
 /// `together(a, b, …)`: one list of the texts, and of the texts in the lists, given; nulls left out, so never null.
 pub(super) fn together(arguments: &[ArrayRef]) -> Result<ArrayRef> {
-    let rows = arguments.first().map_or(0, |array| array.len());
+    let rows = arguments.first().map_or(0, Array::len);
     let mut all: Vec<Vec<String>> = vec![Vec::new(); rows];
     for argument in arguments {
         if matches!(argument.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
@@ -306,7 +306,7 @@ pub(super) fn prompt_fault(arguments: &[ArrayRef]) -> Result<ArrayRef> {
 /// `digest(a, b, …)`: SHA-256 of the values, first 128 bits, hexadecimal; lengths are hashed with the values, so no two
 /// lists of values run into each other.
 pub(super) fn digest(arguments: &[ArrayRef]) -> Result<ArrayRef> {
-    let rows = arguments.first().map_or(0, |array| array.len());
+    let rows = arguments.first().map_or(0, Array::len);
     let mut digests = Vec::with_capacity(rows);
     for row in 0..rows {
         let mut bytes = Vec::new();

@@ -61,7 +61,7 @@ pub(super) fn similarity(a: &str, b: &str) -> f32 {
     share
 }
 
-/// A sketch that near-identical texts share (Broder's MinHash over four-letter pieces, two hash functions): texts of
+/// A sketch that near-identical texts share (Broder's `MinHash` over four-letter pieces, two hash functions): texts of
 /// similarity J have the same sketch with probability J².
 pub(super) fn sketch(text: &str) -> String {
     let pieces = pieces(text);

@@ -34,7 +34,7 @@ struct Function {
 }
 
 impl Function {
-    fn new(
+    fn fixed(
         name: &'static str,
         arguments: usize,
         returns: DataType,
@@ -100,28 +100,28 @@ impl ScalarUDFImpl for Function {
 /// Makes every function known to `context`.
 pub(crate) fn register(context: &SessionContext, tagging: &Tagging) {
     let mut all = vec![
-        Function::new("message_turns", 4, conversation::turns_type(), conversation::message_turns),
-        Function::new("reaction", 1, conversation::reaction_type(), conversation::reaction),
-        Function::new("resolve_exchanges", 1, conversation::exchanges_type(), conversation::resolve_exchanges),
-        Function::new("messages_at", 2, conversation::messages_type(), conversation::messages_at),
-        Function::new("message", 2, conversation::messages_type(), conversation::message),
-        Function::new("with_answer", 2, conversation::messages_type(), conversation::with_answer),
+        Function::fixed("message_turns", 4, conversation::turns_type(), conversation::message_turns),
+        Function::fixed("reaction", 1, conversation::reaction_type(), conversation::reaction),
+        Function::fixed("resolve_exchanges", 1, conversation::exchanges_type(), conversation::resolve_exchanges),
+        Function::fixed("messages_at", 2, conversation::messages_type(), conversation::messages_at),
+        Function::fixed("message", 2, conversation::messages_type(), conversation::message),
+        Function::fixed("with_answer", 2, conversation::messages_type(), conversation::with_answer),
         Function::variadic("together", conversation::texts_type(), conversation::together),
         Function::variadic("digest", DataType::Utf8, conversation::digest),
-        Function::new("split_of", 3, DataType::Utf8, split_of),
+        Function::fixed("split_of", 3, DataType::Utf8, split_of),
         text_function("token_count", words::token_count),
-        Function::new("message_tokens", 1, DataType::Int32, conversation::message_tokens),
-        Function::new("prompt_fault", 1, DataType::Utf8, conversation::prompt_fault),
-        Function::new("pair_fault", 5, DataType::Utf8, pair_fault),
+        Function::fixed("message_tokens", 1, DataType::Int32, conversation::message_tokens),
+        Function::fixed("prompt_fault", 1, DataType::Utf8, conversation::prompt_fault),
+        Function::fixed("pair_fault", 5, DataType::Utf8, pair_fault),
         two_texts("topic_overlap", guard::topic_overlap),
         two_texts("similarity", |a, b| Some(guard::similarity(a, b))),
-        Function::new("sketch", 1, DataType::Utf8, |arguments| {
+        Function::fixed("sketch", 1, DataType::Utf8, |arguments| {
             let texts = arrays::texts(&arguments[0])?;
             Ok(Arc::new(texts.iter().map(|text| text.map(guard::sketch)).collect::<StringArray>()))
         }),
         text_flag("looks_like_refusal", guard::looks_like_refusal),
         text_flag("opens_with_apology", guard::opens_with_apology),
-        Function::new("wishes", 1, conversation::texts_type(), |arguments| {
+        Function::fixed("wishes", 1, conversation::texts_type(), |arguments| {
             let texts = arrays::texts(&arguments[0])?;
             arrays::text_lists(texts.iter().map(|text| text.map(words::wishes)))
         }),
@@ -133,14 +133,14 @@ pub(crate) fn register(context: &SessionContext, tagging: &Tagging) {
 }
 
 fn text_function(name: &'static str, of: fn(&str) -> i32) -> ScalarUDF {
-    Function::new(name, 1, DataType::Int32, move |arguments| {
+    Function::fixed(name, 1, DataType::Int32, move |arguments| {
         let texts = arrays::texts(&arguments[0])?;
         Ok(Arc::new(texts.iter().map(|text| text.map(of)).collect::<Int32Array>()))
     })
 }
 
 fn text_flag(name: &'static str, of: fn(&str) -> bool) -> ScalarUDF {
-    Function::new(name, 1, DataType::Boolean, move |arguments| {
+    Function::fixed(name, 1, DataType::Boolean, move |arguments| {
         let texts = arrays::texts(&arguments[0])?;
         let flags = texts.iter().map(|text| text.map(of)).collect::<datafusion::arrow::array::BooleanArray>();
         Ok(Arc::new(flags))
@@ -148,7 +148,7 @@ fn text_flag(name: &'static str, of: fn(&str) -> bool) -> ScalarUDF {
 }
 
 fn two_texts(name: &'static str, of: fn(&str, &str) -> Option<f32>) -> ScalarUDF {
-    Function::new(name, 2, DataType::Float32, move |arguments| {
+    Function::fixed(name, 2, DataType::Float32, move |arguments| {
         let (a, b) = (arrays::texts(&arguments[0])?, arrays::texts(&arguments[1])?);
         let values = a.iter().zip(b.iter()).map(|(a, b)| of(a?, b?));
         Ok(Arc::new(values.collect::<Float32Array>()))

@@ -53,7 +53,7 @@ impl Tagging {
 
     pub(super) fn function(&self) -> ScalarUDF {
         let tagging = self.clone();
-        Function::new("tag", 3, DataType::Struct(fields()), move |arguments| tagging.tag(arguments))
+        Function::fixed("tag", 3, DataType::Struct(fields()), move |arguments| tagging.tag(arguments))
     }
 
     fn tag(&self, arguments: &[ArrayRef]) -> Result<ArrayRef> {

@@ -15,7 +15,7 @@ use uptake_jobs::{Pipelines, RunOptions, RunReport, Scored, Tag};
 use uptake_lake::{Advance, CommitRequest, Lake};
 use uptake_model::contract::Contract;
 use uptake_model::decode::{Edge, Outcome, Record, decode};
-use uptake_model::labels::{DSAT, Label, OUTPUTS, SAT};
+use uptake_model::labels::{Label, OUTPUTS};
 use uptake_model::rows::{EventRow, events_batch};
 use uptake_model::time::Micros;
 use uptake_model::{Pepper, tables};
@@ -74,7 +74,6 @@ fn score(exchange: &Exchange<'_>) -> Scored {
             }
         }
     }
-    debug_assert!(SAT < OUTPUTS && DSAT < OUTPUTS);
     scored
 }
 

@@ -1,5 +1,7 @@
 //! Pipelines end to end over lakes in memory: the cases beside the SQL, and what the runner promises.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+
 mod case;
 mod kit;
 mod runner;

@@ -105,7 +105,7 @@ fn many_days_go_in_groups_and_come_out_the_same() {
         assert_eq!(statuses(&reports, Status::Built), Vec::<String>::new());
         let sql = "SELECT pair_id, rule_id, split FROM gold.preference_pairs ORDER BY 1";
         assert_eq!(one.query(sql).await.unwrap(), many.query(sql).await.unwrap());
-        let read = |reports: &[RunReport]| reports.iter().map(|report| report.rows_in()).sum::<u64>();
+        let read = |reports: &[RunReport]| reports.iter().map(RunReport::rows_in).sum::<u64>();
         assert!(read(&reports) > 0);
     });
 }
@@ -156,7 +156,7 @@ fn try_with(changes: &[(&str, &str)]) -> Result<Pipelines, Error> {
     for (name, text) in changes {
         let _ = files.insert((*name).to_owned(), (*text).to_owned());
     }
-    Pipelines::from_files(files)
+    Pipelines::from_files(&files)
 }
 
 #[track_caller]
