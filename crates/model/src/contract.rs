@@ -133,8 +133,21 @@ impl ErrorClass {
 
 /// The reactions that the contract names (design: TensorZero's feedback kinds, RLUF's Love, WildFeedback's edits).
 pub const REACTION_KINDS: [&str; 15] = [
-    "love", "like", "thumbs_up", "thumbs_down", "laugh", "sad", "angry", "rating", "copy", "regenerate", "edit",
-    "share", "report", "abandon", "choice",
+    "love",
+    "like",
+    "thumbs_up",
+    "thumbs_down",
+    "laugh",
+    "sad",
+    "angry",
+    "rating",
+    "copy",
+    "regenerate",
+    "edit",
+    "share",
+    "report",
+    "abandon",
+    "choice",
 ];
 
 /// The roles that a message can have.

@@ -57,7 +57,12 @@ pub struct ReactionFact {
 ///
 /// # Errors
 /// A sentence, when the payload is not what the contract says: the table was written by other code.
-pub fn turns_of(kind: &str, payload: &str, event_time: Micros, subject_key: Option<&str>) -> Result<Vec<TurnFact>, String> {
+pub fn turns_of(
+    kind: &str,
+    payload: &str,
+    event_time: Micros,
+    subject_key: Option<&str>,
+) -> Result<Vec<TurnFact>, String> {
     match kind {
         "message" => Ok(vec![message(&object(payload)?, event_time)?]),
         "completion" => completion::turns(&object(payload)?, event_time, subject_key),
@@ -79,12 +84,7 @@ pub fn reaction_of(payload: &str) -> Result<ReactionFact, String> {
         kind: text(&object, "kind").ok_or("a reaction without `kind`")?,
         value,
         text: text(&object, "text"),
-        other_turn_ids: others
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        other_turn_ids: others.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
         op: text(&object, "op").unwrap_or_else(|| "set".to_owned()),
     })
 }
@@ -129,8 +129,21 @@ pub(crate) fn holds_calls(calls: &Value) -> bool {
 
 /// Fields of a message that have a column of their own (or are in the event's); the rest goes to `extra`.
 const MESSAGE_FIELDS: [&str; 15] = [
-    "event_id", "type", "conversation_id", "conversation_started_at", "message_id", "parent_message_id", "turn_index",
-    "role", "content", "model", "language", "event_time", "user_id", "consent", "schema",
+    "event_id",
+    "type",
+    "conversation_id",
+    "conversation_started_at",
+    "message_id",
+    "parent_message_id",
+    "turn_index",
+    "role",
+    "content",
+    "model",
+    "language",
+    "event_time",
+    "user_id",
+    "consent",
+    "schema",
 ];
 
 fn message(object: &Map<String, Value>, event_time: Micros) -> Result<TurnFact, String> {

@@ -86,10 +86,7 @@ pub struct SourcePartition {
 impl SourcePartition {
     /// A source partition.
     pub fn new(topic: impl Into<String>, partition: i32) -> Self {
-        Self {
-            topic: topic.into(),
-            partition,
-        }
+        Self { topic: topic.into(), partition }
     }
 
     /// The application id under which Delta keeps this partition's position for `pipeline`

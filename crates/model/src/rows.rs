@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayBuilder, ArrayRef, BinaryBuilder, Date32Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-    StructBuilder, TimestampMicrosecondBuilder,
+    ArrayBuilder, ArrayRef, BinaryBuilder, Date32Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch,
+    StringBuilder, StructBuilder, TimestampMicrosecondBuilder,
 };
 use arrow::error::ArrowError;
 
@@ -230,10 +230,7 @@ fn headers<'a>(values: impl Iterator<Item = &'a [Header]>) -> ArrayRef {
     let fields = header_fields();
     let entry = StructBuilder::new(
         fields.clone(),
-        vec![
-            Box::new(StringBuilder::new()) as Box<dyn ArrayBuilder>,
-            Box::new(StringBuilder::new()),
-        ],
+        vec![Box::new(StringBuilder::new()) as Box<dyn ArrayBuilder>, Box::new(StringBuilder::new())],
     );
     let mut list = ListBuilder::new(entry).with_field(tables::list_item(arrow::datatypes::DataType::Struct(fields)));
     for row in values {

@@ -41,10 +41,9 @@ pub fn parse(value: &Value) -> Result<Micros, String> {
             #[expect(clippy::cast_possible_truncation, reason = "bounded just above")]
             Ok(micros as i64)
         }
-        other => Err(format!(
-            "expected an RFC 3339 time or a number of seconds or milliseconds, found {}",
-            kind_of(other)
-        )),
+        other => {
+            Err(format!("expected an RFC 3339 time or a number of seconds or milliseconds, found {}", kind_of(other)))
+        }
     }
 }
 
@@ -58,10 +57,7 @@ fn parse_text(text: &str) -> Result<Micros, String> {
             return Ok(time.and_utc().timestamp_micros());
         }
     }
-    Err(format!(
-        "`{}` is no RFC 3339 time such as 2026-01-31T12:00:00Z",
-        text.chars().take(40).collect::<String>()
-    ))
+    Err(format!("`{}` is no RFC 3339 time such as 2026-01-31T12:00:00Z", text.chars().take(40).collect::<String>()))
 }
 
 fn kind_of(value: &Value) -> &'static str {
@@ -93,10 +89,8 @@ pub fn parse_day(text: &str) -> Option<Day> {
 
 /// A time as RFC 3339 with microseconds.
 pub fn time_text(time: Micros) -> String {
-    DateTime::<Utc>::from_timestamp_micros(time).map_or_else(
-        || time.to_string(),
-        |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true),
-    )
+    DateTime::<Utc>::from_timestamp_micros(time)
+        .map_or_else(|| time.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
 }
 
 /// How a time strays from what is plausible, for the `clock_skew` column and its counter.
@@ -136,10 +130,7 @@ pub fn uuid_v7_time(id: &str) -> Option<Micros> {
         return None;
     }
     let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
-    i64::try_from(seconds)
-        .ok()?
-        .checked_mul(1_000_000)?
-        .checked_add(i64::from(nanos / 1_000))
+    i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000))
 }
 
 #[cfg(test)]
@@ -179,10 +170,7 @@ mod tests {
     #[test]
     fn a_uuid_v7_carries_its_time() {
         // RFC 9562, appendix A.6: 2022-02-22T19:22:22Z.
-        assert_eq!(
-            uuid_v7_time("017F22E2-79B0-7CC3-98C4-DC0C0C07398F"),
-            Some(1_645_557_742_000_000)
-        );
+        assert_eq!(uuid_v7_time("017F22E2-79B0-7CC3-98C4-DC0C0C07398F"), Some(1_645_557_742_000_000));
         assert_eq!(uuid_v7_time("conversation-7"), None);
     }
 

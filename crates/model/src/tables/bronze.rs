@@ -32,9 +32,7 @@ pub static EVENTS: TableSpec = TableSpec {
     columns: EVENT_COLUMNS,
     partition: &["ingest_date"],
     order: &["topic", "partition", "offset"],
-    statistics: &[
-        "topic", "partition", "offset", "event_id", "kind", "conversation_date", "event_time", "ingest_time",
-    ],
+    statistics: &["topic", "partition", "offset", "event_id", "kind", "conversation_date", "event_time", "ingest_time"],
 };
 
 const LETTER_COLUMNS: &[Column] = &[

@@ -119,18 +119,12 @@ pub fn list_item(kind: DataType) -> FieldRef {
 
 /// The fields of a chat message.
 pub fn message_fields() -> Fields {
-    Fields::from(vec![
-        Field::new("role", DataType::Utf8, true),
-        Field::new("content", DataType::Utf8, true),
-    ])
+    Fields::from(vec![Field::new("role", DataType::Utf8, true), Field::new("content", DataType::Utf8, true)])
 }
 
 /// The fields of a Kafka header.
 pub fn header_fields() -> Fields {
-    Fields::from(vec![
-        Field::new("key", DataType::Utf8, true),
-        Field::new("value", DataType::Utf8, true),
-    ])
+    Fields::from(vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Utf8, true)])
 }
 
 /// One column of a table.
@@ -275,7 +269,9 @@ mod tests {
 
     #[test]
     fn pairs_have_no_column_that_breaks_a_trainer() {
-        for forbidden in ["label", "image", "images", "chosen_ids", "rejected_ids", "chat_template_kwargs", "tools", "margin"] {
+        for forbidden in
+            ["label", "image", "images", "chosen_ids", "rejected_ids", "chat_template_kwargs", "tools", "margin"]
+        {
             assert!(PREFERENCE_PAIRS.column(forbidden).is_none(), "{forbidden}");
         }
     }
