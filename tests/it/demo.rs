@@ -39,7 +39,8 @@ fn sql(lake: &Path, query: &str) -> Vec<Value> {
 }
 
 fn counts(lake: &Path, query: &str) -> BTreeMap<String, usize> {
-    let pair = |row: Value| (row["k"].as_str().unwrap().to_owned(), usize::try_from(row["n"].as_u64().unwrap()).unwrap());
+    let pair =
+        |row: Value| (row["k"].as_str().unwrap().to_owned(), usize::try_from(row["n"].as_u64().unwrap()).unwrap());
     sql(lake, query).into_iter().map(pair).collect()
 }
 
@@ -82,13 +83,18 @@ fn telemetry_tells_of_it(posted: &Posted) {
     for span in ["uptake demo", "ingest.flush", "pairs_repair"] {
         assert!(posted.holds("/v1/traces", span), "no span {span}");
     }
-    for metric in ["ingest_records_total", "ingest_commit_seconds", "job_rows_total", "table_files", "tagger_batch_rows"] {
+    for metric in
+        ["ingest_records_total", "ingest_commit_seconds", "job_rows_total", "table_files", "tagger_batch_rows"]
+    {
         assert!(posted.holds("/v1/metrics", metric), "no metric {metric}");
     }
 }
 
 fn every_record_once(lake: &Path, log: &Log) {
-    let rows = sql(lake, "SELECT count(*) AS n, count(DISTINCT concat(topic, '/', partition, '/', \"offset\")) AS places FROM bronze.events");
+    let rows = sql(
+        lake,
+        "SELECT count(*) AS n, count(DISTINCT concat(topic, '/', partition, '/', \"offset\")) AS places FROM bronze.events",
+    );
     assert_eq!(rows[0]["n"], rows[0]["places"]);
     let stored = counts(lake, "SELECT topic AS k, count(DISTINCT event_id) AS n FROM bronze.events GROUP BY topic");
     for (topic, count) in &log.oracle.topics {
@@ -101,7 +107,8 @@ fn every_record_once(lake: &Path, log: &Log) {
 }
 
 fn refusals_by_reason(lake: &Path, log: &Log) {
-    let mut refused = counts(lake, "SELECT error_class AS k, count(*) AS n FROM bronze.dead_letters GROUP BY error_class");
+    let mut refused =
+        counts(lake, "SELECT error_class AS k, count(*) AS n FROM bronze.dead_letters GROUP BY error_class");
     let set_aside = counts(lake, "SELECT reason AS k, count(*) AS n FROM silver.rejected GROUP BY reason");
     let reused = ErrorClass::EventIdReused.name();
     let found = refused.remove(reused).unwrap_or_default() + set_aside.get(reused).copied().unwrap_or_default();

@@ -54,7 +54,8 @@ impl Settings {
         let default = Path::new("uptake.toml");
         let mut table = match file.or_else(|| default.exists().then_some(default)) {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("read settings {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("read settings {}", path.display()))?;
                 text.parse::<toml::Table>().map_err(|error| Usage(format!("{}: {error}", path.display())))?
             }
             None => toml::Table::new(),

@@ -111,14 +111,19 @@ mod tests {
                 listen: Some("9464".to_owned()),
                 log: Some("uptake=loud".to_owned()),
             },
-            ingest: crate::settings::ingest::IngestSettings {
-                start: "yesterday".to_owned(),
-                ..Default::default()
-            },
+            ingest: crate::settings::ingest::IngestSettings { start: "yesterday".to_owned(), ..Default::default() },
             ..Settings::default()
         };
         let faults = faults(&settings);
-        for key in ["subject_pepper", "pipelines", "tagger", "telemetry.otlp_endpoint", "telemetry.listen", "telemetry.log", "ingest.start"] {
+        for key in [
+            "subject_pepper",
+            "pipelines",
+            "tagger",
+            "telemetry.otlp_endpoint",
+            "telemetry.listen",
+            "telemetry.log",
+            "ingest.start",
+        ] {
             assert!(faults.iter().any(|fault| fault.starts_with(&format!("{key}: "))), "no {key} in {faults:?}");
         }
         assert!(!faults.iter().any(|fault| fault.contains("short")), "the secret stays secret: {faults:?}");

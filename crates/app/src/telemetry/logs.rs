@@ -31,7 +31,8 @@ const SPAN_FILTER: &str = "off,uptake=info";
 pub(super) fn filter(text: Option<&str>) -> anyhow::Result<EnvFilter> {
     let text = text.unwrap_or(DEFAULT_FILTER);
     EnvFilter::try_new(text).map_err(|error| {
-        Usage(format!("telemetry.log: `{text}` is no filter such as `info` or `warn,uptake_ingest=debug`: {error}")).into()
+        Usage(format!("telemetry.log: `{text}` is no filter such as `info` or `warn,uptake_ingest=debug`: {error}"))
+            .into()
     })
 }
 
@@ -47,7 +48,12 @@ pub(super) fn install(filter: Option<&str>, tracer: Option<&SdkTracerProvider>) 
     let lines = if io::stderr().is_terminal() {
         tracing_subscriber::fmt::layer().compact().with_writer(Terminal).with_filter(filter).boxed()
     } else {
-        tracing_subscriber::fmt::layer().event_format(Json).with_ansi(false).with_writer(io::stderr).with_filter(filter).boxed()
+        tracing_subscriber::fmt::layer()
+            .event_format(Json)
+            .with_ansi(false)
+            .with_writer(io::stderr)
+            .with_filter(filter)
+            .boxed()
     };
     tracing_subscriber::registry().with(spans).with(lines).try_init()?;
     Ok(())
@@ -106,11 +112,21 @@ where
         if let Some(message) = fields.0.remove("message") {
             let _ = line.insert("message".to_owned(), message);
         }
-        let spans: Vec<Value> = context.event_scope().into_iter().flat_map(|scope| scope.from_root()).map(|span| {
-            let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.as_str()).unwrap_or_default();
-            Value::String(if fields.is_empty() { span.name().to_owned() } else { format!("{}{{{fields}}}", span.name()) })
-        }).collect();
+        let spans: Vec<Value> = context
+            .event_scope()
+            .into_iter()
+            .flat_map(|scope| scope.from_root())
+            .map(|span| {
+                let extensions = span.extensions();
+                let fields =
+                    extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.as_str()).unwrap_or_default();
+                Value::String(if fields.is_empty() {
+                    span.name().to_owned()
+                } else {
+                    format!("{}{{{fields}}}", span.name())
+                })
+            })
+            .collect();
         if !spans.is_empty() {
             let _ = line.insert("spans".to_owned(), Value::Array(spans));
         }

@@ -34,7 +34,10 @@ fn collector() -> (String, Receiver<Posted>) {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
             let sender = sender.clone();
-            let _detached = std::thread::spawn(move || while read_request(&stream).is_some_and(|posted| sender.send(posted).is_ok()) {});
+            let _detached =
+                std::thread::spawn(
+                    move || while read_request(&stream).is_some_and(|posted| sender.send(posted).is_ok()) {},
+                );
         }
     });
     (url, receiver)
@@ -48,7 +51,9 @@ fn read_request(mut stream: &TcpStream) -> Option<Posted> {
             let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
             if bytes.len() >= end + 4 + length {
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n").ok()?;
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+                    .ok()?;
                 return Some(Posted { head, body: bytes[end + 4..end + 4 + length].to_vec() });
             }
         }
@@ -64,8 +69,11 @@ fn spans_and_metrics_reach_a_collector() {
     let tracer = otlp.tracer().unwrap();
     let meter = export::meter(Some(&otlp), None).unwrap().unwrap();
 
-    let subscriber = tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer.tracer("test")));
-    tracing::subscriber::with_default(subscriber, || tracing::info_span!("flush_of_the_test", rows = 3).in_scope(|| ()));
+    let subscriber =
+        tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer.tracer("test")));
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info_span!("flush_of_the_test", rows = 3).in_scope(|| ())
+    });
     let counter = meter.meter("test").u64_counter("ingest_records_total").build();
     counter.add(7, &[KeyValue::new("topic", "topic_of_the_test"), KeyValue::new("outcome", "stored")]);
     tracer.shutdown().unwrap();
@@ -152,15 +160,21 @@ fn log_lines_are_json_with_their_trace() {
     let written = Shared::default();
     let target = written.clone();
     let tracer = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
-    let subscriber = tracing_subscriber::registry()
-        .with(tracing_opentelemetry::layer().with_tracer(tracer.tracer("test")))
-        .with(tracing_subscriber::fmt::layer().event_format(logs::Json).with_ansi(false).with_writer(move || target.clone()));
+    let subscriber =
+        tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer.tracer("test"))).with(
+            tracing_subscriber::fmt::layer()
+                .event_format(logs::Json)
+                .with_ansi(false)
+                .with_writer(move || target.clone()),
+        );
     tracing::subscriber::with_default(subscriber, || {
-        tracing::info_span!("flush", rows = 3).in_scope(|| tracing::warn!(topic = "chat", refused = 2, "some \"bad\" records"));
+        tracing::info_span!("flush", rows = 3)
+            .in_scope(|| tracing::warn!(topic = "chat", refused = 2, "some \"bad\" records"));
         tracing::info!("outside");
     });
     let bytes = written.0.lock().unwrap().clone();
-    let lines: Vec<serde_json::Value> = String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0]["level"], "WARN");
     assert_eq!(lines[0]["message"], "some \"bad\" records");
@@ -227,5 +241,8 @@ fn the_page_is_the_inventory() {
         std::fs::write(&path, inventory::page()).unwrap();
     }
     let page = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(page == inventory::page(), "infra/metrics.md is stale: run this test with UPDATE_PAGES=1 and commit the page");
+    assert!(
+        page == inventory::page(),
+        "infra/metrics.md is stale: run this test with UPDATE_PAGES=1 and commit the page"
+    );
 }

@@ -15,12 +15,7 @@ use crate::context::Context;
 use crate::telemetry::work;
 
 /// Runs all pipelines. The log is complete up to its last record, and nothing else will come: that is the watermark.
-pub(super) async fn run(
-    context: &Context,
-    lake: &Lake,
-    log: &Log,
-    seed: u64,
-) -> anyhow::Result<Vec<RunReport>> {
+pub(super) async fn run(context: &Context, lake: &Lake, log: &Log, seed: u64) -> anyhow::Result<Vec<RunReport>> {
     let pipelines = commands::run::pipelines(context)?;
     let tagger = commands::run::tagger(context).await?;
     let stage = Stage::begin(context.terminal, "tag and assemble", Some(pipelines.all().count()), "pipelines");
@@ -38,7 +33,9 @@ pub(super) async fn run(
     work::record_tables(lake).await?;
     let broken: Vec<String> = reports
         .iter()
-        .flat_map(|report| report.broken_checks().map(|check| format!("{}: {}: {}", report.pipeline, check.check, check.message)))
+        .flat_map(|report| {
+            report.broken_checks().map(|check| format!("{}: {}: {}", report.pipeline, check.check, check.message))
+        })
         .collect();
     anyhow::ensure!(broken.is_empty(), "checks did not hold: {}", broken.join("; "));
     let tagged: u64 = reports.iter().map(|report| report.tagged).sum();
@@ -48,7 +45,11 @@ pub(super) async fn run(
 }
 
 /// Publishes every gold table that has rows; gives the manifests, and why the others were left out.
-pub(super) async fn publish(context: &Context, lake: &Lake, seed: u64) -> anyhow::Result<Vec<Result<Manifest, String>>> {
+pub(super) async fn publish(
+    context: &Context,
+    lake: &Lake,
+    seed: u64,
+) -> anyhow::Result<Vec<Result<Manifest, String>>> {
     let names = snapshot::publishable();
     let stage = Stage::begin(context.terminal, "publish", Some(names.len()), "snapshots");
     let mut published = Vec::new();

@@ -124,10 +124,12 @@ impl Shown<'_> {
         let mut table = vec![heading(["reason", "records", "for example"])];
         table.extend(ask(session, query).await?);
         let mut text = columns(&table, "  ");
-        let query = "SELECT reason, count(*) AS events FROM silver.rejected GROUP BY reason ORDER BY events DESC, reason";
+        let query =
+            "SELECT reason, count(*) AS events FROM silver.rejected GROUP BY reason ORDER BY events DESC, reason";
         let set_aside = ask(session, query).await?;
         if !set_aside.is_empty() {
-            let reasons: Vec<String> = set_aside.iter().map(|row| format!("{} {}", count(number(&row[1])), row[0])).collect();
+            let reasons: Vec<String> =
+                set_aside.iter().map(|row| format!("{} {}", count(number(&row[1])), row[0])).collect();
             writeln!(text, "  set aside later, on the way to silver: {}", reasons.join(", "))?;
         }
         Ok(text)
@@ -139,7 +141,8 @@ impl Shown<'_> {
                      share(CASE WHEN follow_up_turn_id IS NOT NULL THEN array_has(labels, 'dsat') END) AS dissatisfied, \
                      share(regenerations > 0) AS regenerated \
                      FROM silver.exchanges WHERE model IS NOT NULL GROUP BY model ORDER BY model";
-        let mut table = vec![heading(["model", "answers", "satisfied follow-ups", "dissatisfied follow-ups", "asked for again"])];
+        let mut table =
+            vec![heading(["model", "answers", "satisfied follow-ups", "dissatisfied follow-ups", "asked for again"])];
         table.extend(ask(session, query).await?);
         let mut text = columns(&table, "  ");
         text.push_str("  shares in percent, with their 95 % interval and the number of follow-ups or answers\n");
@@ -188,7 +191,9 @@ impl Shown<'_> {
         let about = format!(
             "{tagger} read {} follow-ups. The generator knows what {} of them say; their texts were kept from its training.",
             count(tagged.len()),
-            count(self.log.oracle.follow_ups.iter().filter(|follow_up| tagged.contains_key(&follow_up.turn_id)).count())
+            count(
+                self.log.oracle.follow_ups.iter().filter(|follow_up| tagged.contains_key(&follow_up.turn_id)).count()
+            )
         );
         Ok(columns(&table, "  ") + &wrap(&about, "  ", width))
     }
@@ -202,10 +207,13 @@ impl Shown<'_> {
             table.push(row);
         }
         let mut text = columns(&table, "  ");
-        for report in self.reports.iter().filter(|report| report.output == "gold.preference_pairs" && !report.dropped.is_empty()) {
+        for report in
+            self.reports.iter().filter(|report| report.output == "gold.preference_pairs" && !report.dropped.is_empty())
+        {
             let mut reasons: Vec<_> = report.dropped.iter().collect();
             reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(**rows));
-            let reasons: Vec<String> = reasons.into_iter().map(|(reason, rows)| format!("{} {reason}", count(*rows))).collect();
+            let reasons: Vec<String> =
+                reasons.into_iter().map(|(reason, rows)| format!("{} {reason}", count(*rows))).collect();
             writeln!(text, "  {} left out: {}", report.pipeline, reasons.join(", "))?;
         }
         Ok(text)
@@ -222,9 +230,12 @@ impl Shown<'_> {
             return Ok("  no pair came together; a larger log (--conversations) has some\n".to_owned());
         };
         let mut text = format!("  rule {rule}, model {model}, strength {strength}\n");
-        for (who, said) in
-            [("the user asked", prompt), ("rejected answer", rejected), ("the user replied", follow_up), ("chosen answer", chosen)]
-        {
+        for (who, said) in [
+            ("the user asked", prompt),
+            ("rejected answer", rejected),
+            ("the user replied", follow_up),
+            ("chosen answer", chosen),
+        ] {
             if !said.is_empty() {
                 writeln!(text, "  {who}:")?;
                 text.push_str(&wrap(&excerpt(said), "    │ ", width));
@@ -237,7 +248,9 @@ impl Shown<'_> {
         let mut text = format!("  {}\n", self.lake.url());
         for layer in ["bronze", "silver", "gold"] {
             let mut shown = Vec::new();
-            for relation in session.relations().into_iter().filter(|relation| relation.layer == layer && relation.kind == "table") {
+            for relation in
+                session.relations().into_iter().filter(|relation| relation.layer == layer && relation.kind == "table")
+            {
                 let rows = ask(session, &format!("SELECT count(*) FROM {layer}.{}", relation.name)).await?;
                 let rows = rows.first().map_or(0, |row| number(&row[0]));
                 shown.push(format!("{} ({})", relation.name, count(rows)));
@@ -247,7 +260,8 @@ impl Shown<'_> {
         for snapshot in self.snapshots {
             match snapshot {
                 Ok(manifest) => {
-                    let rows: Vec<String> = manifest.rows.iter().map(|(split, rows)| format!("{split} {}", count(*rows))).collect();
+                    let rows: Vec<String> =
+                        manifest.rows.iter().map(|(split, rows)| format!("{split} {}", count(*rows))).collect();
                     writeln!(text, "  snapshots/{}/{}  {}", manifest.name, manifest.id, rows.join(", "))?;
                 }
                 Err(reason) => writeln!(text, "  not published: {reason}")?,

@@ -51,7 +51,8 @@ pub(super) fn wrap(text: &str, indent: &str, width: usize) -> String {
 /// Rows in columns, the first row as heading, numbers to the right.
 pub(super) fn columns(rows: &[Vec<String>], indent: &str) -> String {
     let count = rows.first().map_or(0, Vec::len);
-    let is_number = |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || ",.".contains(letter));
+    let is_number =
+        |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || ",.".contains(letter));
     let mut text = String::new();
     let shape: Vec<(usize, bool)> = (0..count)
         .map(|column| {
