@@ -329,6 +329,7 @@ async fn the_brokers_own_assignor_and_new_partitions() {
     place.produce(&second);
     eventually("the new partition is read from its start", LONG, async || {
         let stored = places(&lake, &tables::EVENTS).await;
+        assert!(running.is_running(), "uptake ended by itself: {}", running.said());
         (stored.iter().filter(|(_, partition, _)| *partition == 1).count() >= 50).then_some(())
     })
     .await;

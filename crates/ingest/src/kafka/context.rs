@@ -26,9 +26,9 @@ use crate::metrics::Metrics;
 use crate::options::StartAt;
 use crate::window::Window;
 
-/// How long one question to the broker about a partition's bounds may take, and how often it is asked.
+/// How long one question to the broker about a partition's bounds may take, and how long it is asked again.
 const BOUNDS_TIMEOUT: Duration = Duration::from_secs(10);
-const BOUNDS_ATTEMPTS: usize = 6;
+const BOUNDS_PATIENCE: Duration = Duration::from_mins(1);
 
 /// The same complaint is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -241,18 +241,24 @@ pub(super) fn bounds<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     source: &SourcePartition,
 ) -> Result<(Next, Next), Error> {
-    let mut last = None;
-    for _ in 0..BOUNDS_ATTEMPTS {
-        match consumer.fetch_watermarks(&source.topic, source.partition, BOUNDS_TIMEOUT) {
+    let deadline = Instant::now() + BOUNDS_PATIENCE;
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let error = match consumer.fetch_watermarks(&source.topic, source.partition, BOUNDS_TIMEOUT) {
             Ok((low, high)) => return Ok((Next(low), Next(high.max(low)))),
-            Err(error) => {
-                warn!(partition = %source, %error, "could not ask the broker for the bounds of a partition, asking again");
-                last = Some(error);
-            }
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline {
+            return Err(Error::kafka(format!("ask the broker for the bounds of {source}"))(error));
         }
+        info!(partition = %source, %error, "could not ask the broker for the bounds of a partition yet, asking again");
+        // A partition that was just added is assigned before this client has heard of it.
+        if let Err(error) = consumer.fetch_metadata(Some(&source.topic), BOUNDS_TIMEOUT) {
+            debug!(%error, topic = source.topic, "could not ask for the partitions of a topic");
+        }
+        std::thread::park_timeout(pause);
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
-    let error = last.unwrap_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut));
-    Err(Error::kafka(format!("ask the broker for the bounds of {source}"))(error))
 }
 
 fn sources(list: &TopicPartitionList) -> Vec<SourcePartition> {
