@@ -20,9 +20,13 @@ trap 'rm -rf "$work"' EXIT
 snapshots=("$@")
 if [ "${#snapshots[@]}" -eq 0 ]; then
     cd "$root"
-    cargo build --quiet --locked --package uptake-app
-    cargo run --quiet --locked --package uptake-tests --example gold_lake -- "$work/lake"
-    uptake="${CARGO_TARGET_DIR:-target}/debug/uptake"
+    # `tests/run` has built both already; alone, this builds what it needs.
+    if [ -z "${UPTAKE_BUILT:-}" ]; then
+        cargo build --quiet --locked --package uptake-app --package uptake-tests --bins --examples
+    fi
+    built="${CARGO_TARGET_DIR:-target}/debug"
+    "$built/examples/gold_lake" "$work/lake"
+    uptake="$built/uptake"
     for table in preference_pairs unpaired love prompts supervised; do
         "$uptake" --lake "$work/lake" snapshot publish "$table" >"$work/published"
         snapshots+=("$(echo "$work/lake/snapshots/$table"/*)")
