@@ -46,6 +46,8 @@ pub(super) struct Layout {
     /// Token counts that add up, and alternatives of which the longest counts.
     pub(super) summed: &'static [&'static str],
     pub(super) longest: &'static [&'static str],
+    /// Of several rows with one key, one where this is true is published: a love outweighs its absence.
+    pub(super) kept: Option<&'static str>,
     /// The class that is interleaved.
     pub(super) class: Option<&'static str>,
     /// LLaMA-Factory's description of the columns, as JSON.
@@ -73,6 +75,7 @@ static LAYOUTS: [Layout; 5] = [
         ],
         summed: &["prompt_tokens"],
         longest: &["chosen_tokens", "rejected_tokens"],
+        kept: None,
         class: None,
         llama_factory: Some(
             r#"{"ranking":true,"columns":{"messages":"prompt","chosen":"chosen_message","rejected":"rejected_message"}}"#,
@@ -95,6 +98,7 @@ static LAYOUTS: [Layout; 5] = [
         ],
         summed: &["prompt_tokens", "completion_tokens"],
         longest: &[],
+        kept: None,
         class: Some("label"),
         llama_factory: Some(r#"{"columns":{"messages":"conversation","kto_tag":"label"}}"#),
     },
@@ -117,6 +121,7 @@ static LAYOUTS: [Layout; 5] = [
         ],
         summed: &["prompt_tokens", "response_tokens"],
         longest: &[],
+        kept: Some("love"),
         class: None,
         llama_factory: None,
     },
@@ -131,6 +136,7 @@ static LAYOUTS: [Layout; 5] = [
         ],
         summed: &["prompt_tokens"],
         longest: &[],
+        kept: None,
         class: None,
         llama_factory: None,
     },
@@ -145,6 +151,7 @@ static LAYOUTS: [Layout; 5] = [
         ],
         summed: &["tokens"],
         longest: &[],
+        kept: None,
         class: None,
         llama_factory: Some(r#"{"columns":{"messages":"messages"}}"#),
     },
@@ -234,6 +241,7 @@ mod tests {
         for layout in &LAYOUTS {
             let mut named = [layout.summed, layout.longest].concat();
             named.extend(layout.class);
+            named.extend(layout.kept);
             for (_, source) in layout.columns() {
                 match source {
                     From(column) | Only(column) => named.push(column),

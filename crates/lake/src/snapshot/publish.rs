@@ -12,8 +12,9 @@ use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::{SessionConfig, SessionContext};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
-use datafusion::prelude::col;
+use datafusion::functions_window::expr_fn::row_number;
+use datafusion::logical_expr::{ColumnarValue, ExprFunctionExt as _, Volatility, create_udf};
+use datafusion::prelude::{col, lit};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
@@ -157,7 +158,10 @@ impl Publication<'_> {
 
     async fn run(&self, table: &Table) -> Result<Outcome> {
         let frame = self.frame(table).await?;
-        let survey = self.survey(frame.clone()).await?;
+        let read = frame.clone().count().await.map_err(|error| engine("read the table", error))? as u64;
+        let frame = self.first_of_each_key(frame)?;
+        let mut survey = self.survey(frame.clone()).await?;
+        survey.repeated(read);
         if let Some(torn) = &survey.torn {
             return Ok(Outcome::Refused(format!(
                 "{torn}: a model tested on such rows has seen them; rebuild the table with `uptake run --full`"
@@ -210,6 +214,18 @@ impl Publication<'_> {
         };
         let condition = context.parse_sql_expr(filter, frame.schema()).map_err(wrong)?;
         frame.filter(condition).map_err(wrong)
+    }
+
+    /// The first row of each key. Days are built alone, so the same row may stand on two of them; a trainer would count
+    /// it twice, and might be tested on what it was trained on.
+    fn first_of_each_key(&self, frame: DataFrame) -> Result<DataFrame> {
+        let mut order: Vec<_> = self.layout.kept.iter().map(|name| col(*name).sort(false, false)).collect();
+        order.extend(["conversation_date", "conversation_id"].map(|name| col(name).sort(true, false)));
+        let copy = row_number().partition_by(vec![col(self.layout.key())]).order_by(order).build();
+        copy.and_then(|copy| frame.window(vec![copy.alias("_copy")]))
+            .and_then(|frame| frame.filter(col("_copy").eq(lit(1_u64))))
+            .and_then(|frame| frame.drop_columns(&["_copy"]))
+            .map_err(|error| engine("leave out repeated rows", error))
     }
 
     async fn survey(&self, frame: DataFrame) -> Result<Survey> {

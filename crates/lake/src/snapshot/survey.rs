@@ -94,6 +94,15 @@ impl Survey {
         Ok(())
     }
 
+    /// Counts the rows that are not surveyed because an earlier one has their key; `read` is how many there were in all.
+    pub(super) fn repeated(&mut self, read: u64) {
+        let repeated = read.saturating_sub(self.rows_read);
+        if repeated > 0 {
+            *self.left_out.entry(super::Rule::DuplicateRow.code().to_owned()).or_default() += repeated;
+        }
+        self.rows_read = self.rows_read.max(read);
+    }
+
     fn conversation(&mut self, id: &str, day: Day, test: bool) {
         match self.conversations.entry(shuffled(0, id)) {
             Entry::Vacant(vacant) => {

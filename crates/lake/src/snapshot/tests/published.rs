@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::AsArray;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -100,6 +101,42 @@ async fn rows_that_break_a_rule_are_left_out_and_counted() {
     assert_eq!(manifest.left_out, expected.map(|(reason, rows)| (reason.to_owned(), rows)).into());
     assert_eq!((manifest.rows_read, manifest.rows.values().sum::<u64>()), (40, 36));
     assert_eq!(manifest.lengths.over[&1000], 0);
+}
+
+#[tokio::test]
+async fn the_same_row_on_two_days_is_published_once() {
+    let lake = Lake::in_memory().unwrap();
+    let mut rows: Vec<Value> = (0..40).map(|at| row(&PREFERENCE_PAIRS, at, Value::Null)).collect();
+    for name in ["pair_id", "prompt", "chosen", "rejected"] {
+        let first = rows[4][name].clone();
+        rows[30][name] = first;
+    }
+    write(&lake, &PREFERENCE_PAIRS, &rows).await;
+    let manifest = published(&lake, &request(&PREFERENCE_PAIRS)).await;
+    assert_eq!(manifest.left_out, [("duplicate_row".to_owned(), 1)].into());
+    assert_eq!((manifest.rows_read, manifest.rows.values().sum::<u64>()), (40, 39));
+}
+
+#[tokio::test]
+async fn the_same_content_is_published_once_whatever_conversations_it_comes_from() {
+    let lake = Lake::in_memory().unwrap();
+    let mut rows: Vec<Value> = (0..40).map(|at| row(&LOVE, at, json!({ "love": false }))).collect();
+    // Rows 2 and 3 are of a training conversation, row 20 of one in test, on a later day; row 21 was loved, 3 was not.
+    for (copy, of) in [(20, 2), (21, 3)] {
+        rows[copy]["row_id"] = rows[of]["row_id"].clone();
+    }
+    rows[21]["love"] = json!(true);
+    write(&lake, &LOVE, &rows).await;
+    let manifest = published(&lake, &request(&LOVE)).await;
+    assert_eq!(manifest.left_out, [("duplicate_row".to_owned(), 2)].into());
+    assert_eq!((manifest.rows_read, manifest.rows.values().sum::<u64>()), (40, 38));
+    // The earlier copy of the first stays in train, the loved copy of the second in test.
+    let (path, bytes) = files(&lake).await.into_iter().find(|(path, _)| path.contains("/test-0")).unwrap();
+    let mut loved = 0;
+    for batch in ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap().build().unwrap() {
+        loved += batch.unwrap().column_by_name("love").unwrap().as_boolean().true_count();
+    }
+    assert_eq!(loved, 1, "{path}");
 }
 
 #[tokio::test]
