@@ -88,6 +88,15 @@ mod tests {
     }
 
     #[test]
+    fn held_out_is_what_the_shipped_model_was_tested_on() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tagger/model/metrics.json");
+        let metrics: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let (trained, ours) = (&metrics["options"], Options::default());
+        assert_eq!(trained["seed"], ours.seed);
+        assert_eq!((&trained["validation"], &trained["test"]), (&ours.validation.into(), &ours.test.into()));
+    }
+
+    #[test]
     fn both_sides_are_judged_apart() {
         let truth = [
             follow_up("a", &["gratitude"]),

@@ -12,7 +12,7 @@ use uptake_lake::snapshot::Manifest;
 use uptake_sample::Log;
 use uptake_serve::{Options, Session};
 
-use super::text::{columns, count, wrap};
+use super::text::{columns, count, excerpt, wrap};
 use super::{judge, queries};
 
 /// Longest text of the example that is shown, in characters.
@@ -74,7 +74,7 @@ impl Shown<'_> {
             ("Where it is", self.places(&session).await?),
             ("Try next", self.next()),
         ] {
-            writeln!(text, "\n{title}\n{}\n{body}", "─".repeat(title.chars().count()))?;
+            writeln!(text, "\n{title}\n{}\n{}", "─".repeat(title.chars().count()), body.trim_end())?;
         }
         Ok(text.trim_end().to_owned() + "\n")
     }
@@ -143,7 +143,10 @@ impl Shown<'_> {
                      FROM silver.exchanges WHERE model IS NOT NULL GROUP BY model ORDER BY model";
         let mut table =
             vec![heading(["model", "answers", "satisfied follow-ups", "dissatisfied follow-ups", "asked for again"])];
-        table.extend(ask(session, query).await?);
+        for mut row in ask(session, query).await? {
+            row[1] = count(number(&row[1]));
+            table.push(row);
+        }
         let mut text = columns(&table, "  ");
         text.push_str("  shares in percent, with their 95 % interval and the number of follow-ups or answers\n");
         let query = "SELECT sum(loves), sum(likes), sum(dislikes), sum(copies), count(*) FROM silver.exchanges";
@@ -204,6 +207,7 @@ impl Shown<'_> {
         let mut table = vec![heading(["rule", "pairs", "conversations", "mean strength"])];
         for mut row in ask(session, query).await? {
             row[1] = count(number(&row[1]));
+            row[3] = format!("{:.2}", row[3].parse::<f64>().unwrap_or_default());
             table.push(row);
         }
         let mut text = columns(&table, "  ");
@@ -238,7 +242,7 @@ impl Shown<'_> {
         ] {
             if !said.is_empty() {
                 writeln!(text, "  {who}:")?;
-                text.push_str(&wrap(&excerpt(said), "    │ ", width));
+                text.push_str(&wrap(&excerpt(said, EXCERPT), "    │ ", width));
             }
         }
         Ok(text)
@@ -276,12 +280,5 @@ impl Shown<'_> {
             text.push_str(&format!("  # {what}\n  uptake --lake {} sql \"{query}\"\n", self.name));
         }
         text
-    }
-}
-
-fn excerpt(text: &str) -> String {
-    match text.char_indices().nth(EXCERPT) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

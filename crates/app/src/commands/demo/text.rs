@@ -22,13 +22,15 @@ pub(super) fn width() -> usize {
     columns.unwrap_or(100_usize).clamp(60, 120)
 }
 
-/// Words of a text in lines of at most `width` characters, `indent` before each. Line breaks stay; a word that is
-/// longer than a line gets one of its own.
+/// Words of a text in lines of at most `width` characters, `indent` before each. Line breaks and the spaces at the
+/// beginning of lines stay; a word that is longer than a line gets one of its own.
 pub(super) fn wrap(text: &str, indent: &str, width: usize) -> String {
     let mut wrapped = String::new();
     for line in text.lines() {
+        let leading = line.len() - line.trim_start().len();
         let mut written = 0;
         wrapped.push_str(indent);
+        wrapped.push_str(&line[..leading]);
         for word in line.split_whitespace() {
             let length = word.chars().count();
             if written > 0 && indent.len() + written + 1 + length > width {
@@ -46,6 +48,14 @@ pub(super) fn wrap(text: &str, indent: &str, width: usize) -> String {
         wrapped.push('\n');
     }
     wrapped
+}
+
+/// A text of at most `most` characters, with a sign where something was cut off.
+pub(super) fn excerpt(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
 }
 
 /// Rows in columns, the first row as heading, numbers to the right.
@@ -106,6 +116,7 @@ mod tests {
     fn lines_are_wrapped_and_breaks_stay() {
         assert_eq!(wrap("one two three\n\nfour", "  ", 9), "  one two\n  three\n  \n  four\n");
         assert_eq!(wrap("unbreakable", "", 4), "unbreakable\n");
+        assert_eq!(wrap("if x:\n    y", "| ", 80), "| if x:\n|     y\n");
     }
 
     #[test]
