@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn live_is_not_ready() {
-        let health = Health::new(Duration::from_secs(60));
+        let health = Health::new(Duration::from_mins(1));
         assert!(health.live() && !health.ready());
         assert!(health.set_reachable(true) && !health.set_reachable(true));
         assert!(!health.ready(), "{}", health.describe());

@@ -207,7 +207,7 @@ mod tests {
         check(&|options| options.topics.clear(), "--topic");
         check(&|options| options.kafka.clear(), "bootstrap.servers");
         check(&|options| options.flush.bytes = options.memory, "ingest.flush_bytes");
-        check(&|options| options.drain_deadline = Duration::from_secs(60), "session.timeout.ms");
+        check(&|options| options.drain_deadline = Duration::from_mins(1), "session.timeout.ms");
         check(&|options| options.max_bad_share = f64::NAN, "max_bad_share");
         check(
             &|options| {

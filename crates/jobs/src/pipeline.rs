@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use uptake_model::{TableSpec, decode, tables};
@@ -77,6 +78,8 @@ pub struct Pipeline {
 #[derive(Debug, Clone)]
 pub struct Pipelines {
     all: BTreeMap<String, Pipeline>,
+    /// Generations whose SQL has been planned; clones share it, so that a process plans each for nothing but once.
+    pub(crate) planned: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Pipelines {
@@ -136,7 +139,7 @@ impl Pipelines {
             let pipeline = Pipeline::read(name, files, &shared)?;
             let _ = all.insert(name.to_owned(), pipeline);
         }
-        let pipelines = Self { all };
+        let pipelines = Self { all, planned: Arc::default() };
         pipelines.check_outputs()?;
         let _ = pipelines.ordered(&[])?;
         Ok(pipelines)

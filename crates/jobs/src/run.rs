@@ -5,7 +5,7 @@
 //! next run does those days again, with the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use tracing::Instrument as _;
@@ -46,7 +46,12 @@ pub async fn run(
 ) -> Result<Vec<RunReport>> {
     let order = pipelines.ordered(names)?;
     for pipeline in &order {
-        Box::pin(check(pipeline, Arc::clone(&tagger))).await?;
+        let generation = pipeline.generation(tagger.version());
+        let known = |planned: &BTreeSet<String>| planned.contains(&generation);
+        if !known(&pipelines.planned.lock().unwrap_or_else(PoisonError::into_inner)) {
+            Box::pin(check(pipeline, Arc::clone(&tagger))).await?;
+            let _ = pipelines.planned.lock().unwrap_or_else(PoisonError::into_inner).insert(generation);
+        }
     }
     let watermark = match options.watermark {
         Some(watermark) => Some(watermark),

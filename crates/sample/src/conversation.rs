@@ -441,14 +441,13 @@ impl Scene {
         let Some(authored) = list.choose(&mut self.rng) else { return };
         // A gateway logs answers, so a conversation that ends with the user is not in its log to the end.
         (self.talk.gateway, self.talk.language) = (false, None);
-        let last = authored.messages.len() - 1;
+        let end = authored.messages.len() - 1;
         for (at, (role, text)) in authored.messages.iter().enumerate() {
             if role == "user" {
-                let said =
-                    Said { text: text.clone(), labels: authored.sat.iter().chain(&authored.dsat).copied().collect() };
-                let _ = self.say(text, (at == last).then_some(said));
+                let labels = authored.sat.iter().chain(&authored.dsat).copied().collect();
+                let _ = self.say(text, (at == end).then(|| Said { text: text.clone(), labels }));
             } else if let Some(asked) = self.last() {
-                let quality = if at + 1 == last { quality } else { Quality::Good };
+                let quality = if at + 1 == end { quality } else { Quality::Good };
                 let _ = self.answer(asked, text, quality, text.contains("```"));
             }
         }

@@ -145,7 +145,7 @@ pub(super) fn looks_like_refusal(text: &str) -> bool {
 }
 
 /// Openings that answer the complaint instead of the prompt.
-const APOLOGIES: [&str; 17] = [
+const APOLOGIES: [&str; 24] = [
     "sorry",
     "i'm sorry",
     "i am sorry",
@@ -154,12 +154,19 @@ const APOLOGIES: [&str; 17] = [
     "i apologi",
     "you're right",
     "you are right",
-    "you're absolutely right",
-    "you are absolutely right",
+    "you're correct",
+    "you are correct",
+    "you're absolutely",
+    "you are absolutely",
     "my mistake",
     "my bad",
     "oops",
     "good catch",
+    "thank you for pointing",
+    "thanks for pointing",
+    "i see the problem",
+    "i see the issue",
+    "i understand your",
     "entschuldig",
     "désolé",
     "lo siento",
@@ -226,6 +233,7 @@ mod tests {
         assert!(looks_like_refusal("I’m sorry, but I can't help with that."));
         assert!(!looks_like_refusal("You can help by opening the valve."));
         assert!(opens_with_apology("Oh, you're right, the answer is 4."));
+        assert!(opens_with_apology(" Thank you for pointing that out."));
         assert!(!opens_with_apology("The right answer is 4."));
     }
 }

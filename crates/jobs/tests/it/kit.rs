@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::catalog::MemorySchemaProvider;
@@ -77,6 +77,9 @@ fn score(exchange: &Exchange<'_>) -> Scored {
     scored
 }
 
+/// Read and planned once for all cases.
+static PIPELINES: OnceLock<Pipelines> = OnceLock::new();
+
 /// A lake in memory and the readers' positions.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -92,7 +95,7 @@ impl Bench {
         Self {
             lake: Lake::in_memory().unwrap(),
             tagger: Arc::new(KeywordTagger::default()),
-            pipelines: Pipelines::from_directory(&crate::pipelines()).unwrap(),
+            pipelines: PIPELINES.get_or_init(|| Pipelines::from_directory(&crate::pipelines()).unwrap()).clone(),
             offsets: BTreeMap::new(),
             runs: 0,
         }
