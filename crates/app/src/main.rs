@@ -58,7 +58,10 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         // Query planning recurses deeply, more so in an unoptimised build.
         .thread_stack_size(16 << 20)
         .build()?;
-    let telemetry = telemetry::Telemetry::start(&settings.telemetry, &runtime)?;
+    // Whoever asks what is wrong with the settings wants all of it, not the first thing that does not start.
+    let asks_for_faults = matches!(cli.command, Command::Config(_));
+    let watched = if asks_for_faults { settings::TelemetrySettings::default() } else { settings.telemetry.clone() };
+    let telemetry = telemetry::Telemetry::start(&watched, &runtime)?;
     let context = Context::new(settings, telemetry.health());
     // The command runs on a worker of the runtime, whose stack is known, not on the main thread.
     let code = runtime.block_on(async {
