@@ -110,8 +110,8 @@ fn refusals_by_reason(lake: &Path, log: &Log) {
     let mut refused =
         counts(lake, "SELECT error_class AS k, count(*) AS n FROM bronze.dead_letters GROUP BY error_class");
     let set_aside = counts(lake, "SELECT reason AS k, count(*) AS n FROM silver.rejected GROUP BY reason");
-    let reused = ErrorClass::EventIdReused.name();
-    let found = refused.remove(reused).unwrap_or_default() + set_aside.get(reused).copied().unwrap_or_default();
+    let twice = ErrorClass::EventIdReused.name();
+    let found = refused.remove(twice).unwrap_or_default() + set_aside.get(twice).copied().unwrap_or_default();
     let total = log.oracle.total();
     assert_eq!(found, total.reused_ids, "{set_aside:?}");
     let expected: BTreeMap<String, usize> =
@@ -131,7 +131,7 @@ fn nobody_is_named(lake: &Path) {
 }
 
 fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    uptake_model::subject::hex(text.as_bytes())
 }
 
 fn pairs_by_every_rule(lake: &Path, log: &Log) {

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What was posted, by path.
 #[derive(Debug, Clone, Default)]
-pub struct Posted(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+pub struct Posted(Arc<Mutex<Vec<Request>>>);
+
+/// A request: its path and its body.
+type Request = (String, Vec<u8>);
 
 impl Posted {
     /// Whether a request to `path` holds these bytes. Names of spans, metrics and labels stand in Protobuf as they are.
@@ -38,7 +41,7 @@ pub fn listen() -> (String, Posted) {
 /// Takes one request and answers it; none when the connection ends.
 fn take(mut stream: &TcpStream, kept: &Posted) -> Option<()> {
     let mut bytes = Vec::new();
-    let mut chunk = [0; 1 << 16];
+    let mut chunk = [0; 1 << 13];
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&bytes[..end]).into_owned();

@@ -15,7 +15,7 @@ pub(crate) struct Usage(pub(crate) String);
 
 /// The exit code that an error asks for.
 pub(crate) fn exit_code_of(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<Usage>()) { 2 } else { 1 }
+    if error.chain().any(<dyn std::error::Error>::is::<Usage>) { 2 } else { 1 }
 }
 
 /// What every command gets.

@@ -123,13 +123,13 @@ async fn killed_with_9_again_and_again_each_record_is_there_once() {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let place = Place::new("killed", 3).await;
     let records = schedule(seed, 20_000, 3);
-    let mut sent = 0;
-    let mut send = |count: usize| {
-        place.produce(&records[sent..sent + count]);
-        sent += count;
-        sent
+    let mut produced = 0;
+    let mut produce_more = |count: usize| {
+        place.produce(&records[produced..produced + count]);
+        produced += count;
+        produced
     };
-    send(1_500);
+    produce_more(1_500);
     for round in 0..8 {
         // A static member is taken back at once after a kill; a dynamic one has to wait for its predecessor's session.
         let is_static = round % 4 != 3;
@@ -143,7 +143,7 @@ async fn killed_with_9_again_and_again_each_record_is_there_once() {
         let path = place.path();
         let target = commits(&path, table) + random.random_range(2..6);
         let mut fed = commits(&path, "events");
-        send(200);
+        produce_more(200);
         let killed_after = until("commits go on", LONG, || {
             assert!(running.is_running(), "uptake ended by itself: {}", running.said());
             let now = commits(&path, table);
@@ -153,7 +153,7 @@ async fn killed_with_9_again_and_again_each_record_is_there_once() {
             // Each commit is answered with more records, so that there is always a next one.
             if commits(&path, "events") > fed {
                 fed = commits(&path, "events");
-                send(200);
+                produce_more(200);
             }
             None
         });
@@ -163,13 +163,13 @@ async fn killed_with_9_again_and_again_each_record_is_there_once() {
             "round {round}: killed after {killed_after} commits of {table}; {cut_off} partitions found letters ahead of events"
         );
     }
-    let sent = send(0);
+    let produced = produce_more(0);
     let (code, said) = place.to_the_end(|command| {
         command.env("UPTAKE_KAFKA_GROUP_INSTANCE_ID", "the-one");
     });
     assert_eq!(code, 0, "{said}");
-    println!("{sent} records");
-    check_each_once(&place.lake(), &place.own(&records[..sent])).await;
+    println!("{produced} records");
+    check_each_once(&place.lake(), &place.own(&records[..produced])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! `uptake run`: the pipelines, once.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -201,20 +202,21 @@ pub(crate) fn summary(reports: &[RunReport]) -> String {
     for report in reports {
         let dropped = counts(&report.dropped);
         if !dropped.is_empty() {
-            text.push_str(&format!("{}: not taken: {dropped}\n", report.pipeline));
+            let _ = writeln!(text, "{}: not taken: {dropped}", report.pipeline);
         }
         let notes = counts(&report.notes);
         if !notes.is_empty() {
-            text.push_str(&format!("{}: {notes}\n", report.pipeline));
+            let _ = writeln!(text, "{}: {notes}", report.pipeline);
         }
         if let Some(reason) = report.full_rebuild.as_ref().filter(|reason| *reason != "first build") {
-            text.push_str(&format!("{}: every day was built anew: {reason}\n", report.pipeline));
+            let _ = writeln!(text, "{}: every day was built anew: {reason}", report.pipeline);
         }
         for check in report.broken_checks() {
-            text.push_str(&format!(
-                "{}: REFUSED by the check \"{}\": {}; {} stands as it was\n",
+            let _ = writeln!(
+                text,
+                "{}: REFUSED by the check \"{}\": {}; {} stands as it was",
                 report.pipeline, check.check, check.message, report.output
-            ));
+            );
         }
     }
     text

@@ -45,7 +45,7 @@ struct Publish {
     /// A gold table: `preference_pairs`, `unpaired`, `love`, `prompts` or `supervised`.
     name: String,
 
-    /// Only rows that meet this SQL condition, such as "rule_id = 'edit' AND consent = 'granted'".
+    /// Only rows that meet this SQL condition, such as `rule_id = 'edit' AND consent = 'granted'`.
     #[arg(long = "where", value_name = "CONDITION")]
     filter: Option<String>,
 

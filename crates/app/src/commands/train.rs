@@ -23,7 +23,7 @@ pub(crate) enum Train {
 /// A run that was killed goes on at its last checkpoint when it is started again with the same options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Classifier {
-    /// Labelled follow-ups: JSON lines with conversation_id, source, turn, messages, sat and dsat, plain or gzip'd.
+    /// Labelled follow-ups: JSON lines with `conversation_id`, source, turn, messages, sat and dsat, plain or gzip'd.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
 

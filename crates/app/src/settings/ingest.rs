@@ -231,8 +231,9 @@ mod size {
         }
     }
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
     pub(super) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        let exact = UNITS.iter().take(3).rev().find(|(_, scale)| *bytes >= *scale && bytes % scale == 0);
+        let exact = UNITS.iter().take(3).rev().find(|(_, scale)| *bytes >= *scale && bytes.is_multiple_of(*scale));
         match exact {
             Some((unit, scale)) => serializer.serialize_str(&format!("{}{unit}", bytes / scale)),
             None => serializer.serialize_u64(*bytes),

@@ -3,7 +3,7 @@
 //! *Live* means that its loop turned lately: who is not live gets restarted. *Ready* means that it does its work, or has
 //! none by right (a consumer with more members than partitions). Lag is a metric, never a probe.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a probe finds.
@@ -78,7 +78,7 @@ fn report(findings: impl Iterator<Item = (&'static str, Finding)>, when_none: bo
     for (name, finding) in findings {
         all &= finding.well;
         let word = if finding.well { "ok" } else { "failing" };
-        text.push_str(&format!("{word} {name}: {}\n", finding.detail));
+        let _ = writeln!(text, "{word} {name}: {}", finding.detail);
     }
     if text.is_empty() {
         return (when_none, "starting\n".to_owned());

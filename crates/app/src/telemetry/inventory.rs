@@ -187,6 +187,8 @@ pub(crate) static METRICS: &[Metric] = &[
 /// The page that operators read.
 #[cfg(test)]
 pub(crate) fn page() -> String {
+    use std::fmt::Write as _;
+
     let mut text = String::from(
         "# Metrics\n\n\
          Generated from `crates/app/src/telemetry/inventory.rs`; a test compares the two.\n\n\
@@ -198,7 +200,7 @@ pub(crate) fn page() -> String {
         let kind = format!("{:?}", metric.instrument).to_lowercase();
         let unit = format!("{:?}", metric.unit).to_lowercase();
         let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-        text.push_str(&format!("| `{}` | {kind} | {unit} | {labels} | {} |\n", metric.name, metric.meaning));
+        let _ = writeln!(text, "| `{}` | {kind} | {unit} | {labels} | {} |", metric.name, metric.meaning);
     }
     text.push_str(
         "\n## Health\n\n\

@@ -115,7 +115,7 @@ where
         let spans: Vec<Value> = context
             .event_scope()
             .into_iter()
-            .flat_map(|scope| scope.from_root())
+            .flat_map(tracing_subscriber::registry::Scope::from_root)
             .map(|span| {
                 let extensions = span.extensions();
                 let fields =

@@ -72,7 +72,7 @@ fn spans_and_metrics_reach_a_collector() {
     let subscriber =
         tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer.tracer("test")));
     tracing::subscriber::with_default(subscriber, || {
-        tracing::info_span!("flush_of_the_test", rows = 3).in_scope(|| ())
+        tracing::info_span!("flush_of_the_test", rows = 3).in_scope(|| ());
     });
     let counter = meter.meter("test").u64_counter("ingest_records_total").build();
     counter.add(7, &[KeyValue::new("topic", "topic_of_the_test"), KeyValue::new("outcome", "stored")]);

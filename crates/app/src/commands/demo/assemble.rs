@@ -38,9 +38,9 @@ pub(super) async fn run(context: &Context, lake: &Lake, log: &Log, seed: u64) ->
         })
         .collect();
     anyhow::ensure!(broken.is_empty(), "checks did not hold: {}", broken.join("; "));
-    let tagged: u64 = reports.iter().map(|report| report.tagged).sum();
-    let rows: u64 = reports.iter().map(|report| report.rows_out).sum();
-    stage.done(&format!("{} follow-ups tagged, {} rows in silver and gold", text::count(tagged), text::count(rows)));
+    let read: u64 = reports.iter().map(|report| report.tagged).sum();
+    let written: u64 = reports.iter().map(|report| report.rows_out).sum();
+    stage.done(&format!("{} follow-ups tagged, {} rows in silver and gold", text::count(read), text::count(written)));
     Ok(reports)
 }
 

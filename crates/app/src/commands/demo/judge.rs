@@ -50,10 +50,10 @@ fn share(part: usize, whole: usize) -> String {
 pub(super) fn scores(truth: &[FollowUp], tagged: &HashMap<String, (bool, bool)>) -> (Score, Score) {
     let (mut sat, mut dsat) = (Score::default(), Score::default());
     for follow_up in truth {
-        let Some((says_sat, says_dsat)) = tagged.get(&follow_up.turn_id).copied() else { continue };
+        let Some((praises, complains)) = tagged.get(&follow_up.turn_id).copied() else { continue };
         let carries = |kind: Kind| follow_up.labels.iter().any(|label| label.kind() == kind);
         for (score, carries, tagged) in
-            [(&mut sat, carries(Kind::Satisfaction), says_sat), (&mut dsat, carries(Kind::Dissatisfaction), says_dsat)]
+            [(&mut sat, carries(Kind::Satisfaction), praises), (&mut dsat, carries(Kind::Dissatisfaction), complains)]
         {
             match (carries, tagged) {
                 (true, true) => score.found += 1,

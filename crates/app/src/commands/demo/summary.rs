@@ -183,7 +183,7 @@ impl Shown<'_> {
     async fn read(&self, session: &Session, width: usize) -> anyhow::Result<String> {
         let query = "SELECT follow_up_turn_id, array_has(labels, 'sat'), array_has(labels, 'dsat'), tagger_id FROM silver.signals";
         let rows = ask(session, query).await?;
-        let tagger = rows.first().map(|row| row[3].clone()).unwrap_or_default();
+        let version = rows.first().map(|row| row[3].clone()).unwrap_or_default();
         let tagged: HashMap<String, (bool, bool)> =
             rows.into_iter().map(|row| (row[0].clone(), (row[1] == "true", row[2] == "true"))).collect();
         let (sat, dsat) = judge::scores(&self.log.oracle.follow_ups, &tagged);
@@ -192,7 +192,7 @@ impl Shown<'_> {
             table.push(vec![name.to_owned(), score.precision(), score.recall()]);
         }
         let about = format!(
-            "{tagger} read {} follow-ups. The generator knows what {} of them say; their texts were kept from its training.",
+            "{version} read {} follow-ups. The generator knows what {} of them say; their texts were kept from its training.",
             count(tagged.len()),
             count(
                 self.log.oracle.follow_ups.iter().filter(|follow_up| tagged.contains_key(&follow_up.turn_id)).count()
@@ -277,7 +277,7 @@ impl Shown<'_> {
     fn next(&self) -> String {
         let mut text = String::new();
         for (what, query) in queries::QUERIES {
-            text.push_str(&format!("  # {what}\n  uptake --lake {} sql \"{query}\"\n", self.name));
+            let _ = write!(text, "  # {what}\n  uptake --lake {} sql \"{query}\"\n", self.name);
         }
         text
     }

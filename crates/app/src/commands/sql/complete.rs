@@ -141,13 +141,12 @@ fn complete(text: &str) -> bool {
     while let Some(character) = characters.next() {
         match (quote, character) {
             (Some(open), close) if open == close => quote = None,
-            (Some(_), _) => {}
             (None, '\'' | '"' | '`') => quote = Some(character),
             (None, '-') if characters.peek() == Some(&'-') => {
                 let _ = characters.by_ref().find(|character| *character == '\n');
                 continue;
             }
-            (None, _) => {}
+            _ => {}
         }
         if !character.is_whitespace() {
             last = character;

@@ -72,7 +72,7 @@ pub(super) fn answer(meta: &Meta<'_>, session: &Session, output: &mut impl Write
             match ALL.into_iter().find(|spec| spec.name == name || spec.qualified() == name) {
                 Some(spec) => columns(spec, output)?,
                 None => {
-                    writeln!(output, "  no table `{name}`; \\dt lists them (a view: SELECT * FROM {name} LIMIT 1;)")?
+                    writeln!(output, "  no table `{name}`; \\dt lists them (a view: SELECT * FROM {name} LIMIT 1;)")?;
                 }
             }
         }
