@@ -5,6 +5,7 @@
 
 pub(crate) mod ingest;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Usage;
 
 /// All settings.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Root of all tables.
@@ -43,6 +44,13 @@ pub(crate) struct TelemetrySettings {
     pub(crate) listen: Option<String>,
     /// Log filter, as `RUST_LOG` takes it.
     pub(crate) log: Option<String>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The pepper is a secret, and `Debug` is what ends up in logs.
+        formatter.debug_struct("Settings").field("lake", &self.lake).field("kafka", &self.kafka).finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -139,6 +147,15 @@ fn plain(text: &str) -> toml::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_do_not_print() {
+        let kafka = ingest::KafkaSettings([("sasl.password".to_owned(), "hidden-word".to_owned())].into());
+        let pepper = Some("hidden-word-of-16".to_owned());
+        let settings = Settings { subject_pepper: pepper, kafka, ..Settings::default() };
+        let shown = format!("{settings:?}");
+        assert!(shown.contains("sasl.password") && !shown.contains("hidden-word"), "{shown}");
+    }
 
     #[test]
     fn the_environment_reaches_every_section() {

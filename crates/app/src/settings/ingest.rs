@@ -1,6 +1,7 @@
 //! Settings of `uptake consume`: sections `[ingest]` and `[kafka]`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -81,15 +82,27 @@ impl Default for IngestSettings {
 }
 
 /// Section `[kafka]`: librdkafka properties as they are, for example `"security.protocol" = "SASL_SSL"`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct KafkaSettings(#[serde(deserialize_with = "properties")] pub(crate) BTreeMap<String, String>);
 
+impl KafkaSettings {
+    /// The properties as people may see them: whoever prints the settings must not print secrets.
+    fn shown(&self) -> impl Iterator<Item = (&String, &str)> {
+        let hidden = |key: &str| ["password", "secret", "token", "pem"].iter().any(|word| key.contains(word));
+        self.0.iter().map(move |(key, value)| (key, if hidden(key) { "…" } else { value.as_str() }))
+    }
+}
+
 impl Serialize for KafkaSettings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Whoever prints the settings must not print secrets.
-        let hidden = |key: &str| ["password", "secret", "token", "pem"].iter().any(|word| key.contains(word));
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, if hidden(key) { "…" } else { value.as_str() })))
+        serializer.collect_map(self.shown())
+    }
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_map().entries(self.shown()).finish()
     }
 }
 
