@@ -195,12 +195,12 @@ struct Found {
 }
 
 #[derive(Debug)]
-struct Asking<'a> {
+struct Asking {
     schema: Schema,
-    options: &'a Options,
+    options: Options,
 }
 
-impl Asking<'_> {
+impl Asking {
     fn with(&self, exchange: &str) -> Request {
         let score::Options { max_tokens, temperature, seed } = self.options.answers;
         let messages = vec![Message::new(Role::System, TASK), Message::new(Role::User, exchange)];
@@ -231,7 +231,7 @@ pub async fn reasons(
         drawn.map_err(|error| Error::Bug(format!("read the input: {error}")))??
     };
     begun(wanted.len() as u64);
-    let asking = Asking { schema: schema(), options };
+    let asking = Asking { schema: schema(), options: options.clone() };
     // The built-in rubric stands for "none": reasons are found without one.
     let annotator = score::annotator(judge, &Rubric::built_in()?, &asking.with(""));
     let mut count = |found: Option<&Found>| {
@@ -330,18 +330,18 @@ struct Refused<'a> {
     why: Fault,
 }
 
-impl Stage for Asking<'_> {
+impl Stage for Asking {
     type Value = Found;
 
     fn request(&self, turn: &Turn) -> Request {
-        let question = Question { known: &Known::of(turn, self.options), exchange: turn.shown() };
+        let question = Question { known: &Known::of(turn, &self.options), exchange: turn.shown() };
         // See the cache's key.
         self.with(&serde_json::to_string(&question).unwrap_or_else(|error| error.to_string()))
     }
 
     fn read(&self, turn: &Turn, text: &str) -> Option<Reading<Found>> {
         let answer: Answer = object(text)?;
-        let (words, known) = (Words::of(turn.follow_up()), Known::of(turn, self.options));
+        let (words, known) = (Words::of(turn.follow_up()), Known::of(turn, &self.options));
         let mut found = Found::default();
         for Claim { side, reason, evidence } in answer.reasons {
             let reason: String = reason.trim().chars().take(LONGEST_REASON).collect();
@@ -362,7 +362,7 @@ impl Stage for Asking<'_> {
             conversation_id: &turn.conversation.id,
             source: &turn.conversation.source,
             turn: turn.index,
-            known: Known::of(turn, self.options),
+            known: Known::of(turn, &self.options),
             reasons: &found.reasons,
             refused: found.refused.iter().map(|(reason, why)| Refused { reason, why: *why }).collect(),
             annotator,

@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::pin::pin;
 
-use futures::{Stream, StreamExt as _};
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -151,18 +152,20 @@ pub(crate) async fn drive<S: Stage>(
     let (mut output, known) = Output::open(&job.output, annotator, job.retry_rejected)?;
     let mut rows = Rows { before: known.len() as u64, ..Rows::default() };
     let (turns, reader) = follow_ups(job.clone(), wanted, known);
-    let ask = |turn: Turn| async move {
-        if !turn.has_text() {
-            return (turn, Ok(Outcome::Rejected(Rejection::NoText)));
-        }
-        let request = stage.request(&turn);
-        let outcome = consult(judge, &request, |text| stage.read(&turn, text)).await;
-        (turn, outcome)
-    };
-    let mut outcomes = pin!(turns.take_until(judge.until_halted()).map(ask).buffered(judge.concurrency() * AHEAD));
+    let mut turns = pin!(turns.take_until(judge.until_halted()).fuse());
+    let mut under_way = FuturesOrdered::new();
     let (mut failed, mut received, mut in_a_row) = (None, 0_u64, 0_u64);
-    while let Some((turn, outcome)) = outcomes.next().await {
-        received += 1;
+    loop {
+        let (turn, outcome) = tokio::select! {
+            biased;
+            Some(asked) = under_way.next() => asked,
+            Some(turn) = turns.next(), if under_way.len() < judge.concurrency() * AHEAD => {
+                received += 1;
+                under_way.push_back(ask(judge, stage, turn).boxed());
+                continue;
+            }
+            else => break,
+        };
         if failed.is_some() {
             continue;
         }
@@ -191,6 +194,16 @@ pub(crate) async fn drive<S: Stage>(
         failed = judge.halted();
     }
     Ok((rows, failed))
+}
+
+/// Asks about one follow-up, if there is anything to ask about.
+async fn ask<S: Stage>(judge: &Judge, stage: &S, turn: Turn) -> (Turn, Result<Outcome<S::Value>>) {
+    if !turn.has_text() {
+        return (turn, Ok(Outcome::Rejected(Rejection::NoText)));
+    }
+    let request = stage.request(&turn);
+    let outcome = consult(judge, &request, |text| stage.read(&turn, text)).await;
+    (turn, outcome)
 }
 
 /// Writes what became of a row.

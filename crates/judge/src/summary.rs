@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde_json::json;
 use uptake_model::labels::{Kind, Label};
@@ -94,11 +94,12 @@ pub async fn summarise(judge: &Judge, base: &Rubric, options: &Options) -> Resul
         }
     }
     let enough = by_label.iter().filter(|(_, reasons)| reasons.len() >= options.least_reasons);
-    let summed: Vec<(Label, Criteria)> = futures::stream::iter(enough)
-        .map(|(label, reasons)| sum_up(judge, base, options, *label, reasons))
-        .buffered(judge.concurrency())
-        .try_collect()
-        .await?;
+    let mut asked = Vec::new();
+    for (label, reasons) in enough {
+        asked.push(sum_up(judge, base, options, *label, reasons).boxed());
+    }
+    let summed: Vec<(Label, Criteria)> =
+        futures::stream::iter(asked).buffered(judge.concurrency()).try_collect().await?;
     let refused = summed.iter().map(|(_, criteria)| criteria.refused).sum();
     let criteria: BTreeMap<Label, Vec<Criterion>> =
         summed.into_iter().map(|(label, criteria)| (label, criteria.taken)).collect();
@@ -171,11 +172,12 @@ async fn assign(judge: &Judge, base: &Rubric, options: &Options, found: &[Reason
             .filter(|(_, reason)| reason.side == side)
             .map(|(index, reason)| (index, reason.text.as_str()))
             .collect();
-        let batches: Vec<Vec<Option<Label>>> = futures::stream::iter(of_side.chunks(BATCH))
-            .map(|batch| assign_batch(judge, base, options, kind_of(side), batch))
-            .buffered(judge.concurrency())
-            .try_collect()
-            .await?;
+        let mut asked = Vec::new();
+        for batch in of_side.chunks(BATCH) {
+            asked.push(assign_batch(judge, base, options, kind_of(side), batch).boxed());
+        }
+        let batches: Vec<Vec<Option<Label>>> =
+            futures::stream::iter(asked).buffered(judge.concurrency()).try_collect().await?;
         for ((index, _), label) in of_side.iter().zip(batches.into_iter().flatten()) {
             if let Some(place) = assigned.get_mut(*index) {
                 *place = label;
