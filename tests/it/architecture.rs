@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// Which crates of ours a crate may use in its normal dependencies.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("sample", &["model"]),
     ("progress", &["model"]),
@@ -14,12 +14,13 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("tagger", &["model"]),
     ("jobs", &["model", "progress", "lake", "tagger"]),
     ("serve", &["model", "lake"]),
+    ("judge", &["model"]),
     ("train", &["model", "lake", "tagger"]),
-    ("app", &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "serve", "train"]),
+    ("app", &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "serve", "train"]),
 ];
 
 /// Which crates may name a foreign system.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 9] = [
     ("rdkafka", &["ingest"]),
     ("deltalake", &["lake"]),
     ("object_store", &["lake"]),
@@ -27,6 +28,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("candle-nn", &["tagger", "train"]),
     ("candle-transformers", &["tagger", "train"]),
     ("tokenizers", &["tagger", "train"]),
+    ("reqwest", &["judge"]),
     ("anyhow", &["app"]),
 ];
 

@@ -7,6 +7,7 @@
     reason = "helpers of tests stand outside of test functions; there too a panic is the report, and seeds are printed"
 )]
 
+mod annotate;
 mod architecture;
 mod demo;
 mod import;

@@ -1,7 +1,8 @@
 //! The `uptake` binary: settings, wiring, telemetry and the subcommands.
 //!
 //! Exit codes: 0 done · 1 failed · 2 wrong usage or settings · 3 refused by a check (bad build, bad directory, bad lines) ·
-//! 4 stopped by a signal before the work was complete.
+//! 4 stopped by a signal before the work was complete ·
+//! 5 stopped by a budget before the work was complete.
 
 mod commands;
 mod context;

@@ -4,6 +4,7 @@
 //! file. Durations and sizes are words (`"60s"`, `"128MiB"`). `UPTAKE_KAFKA_SASL_PASSWORD` is `sasl.password` under `[kafka]`.
 
 pub(crate) mod ingest;
+pub(crate) mod judge;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) ingest: ingest::IngestSettings,
     /// librdkafka properties.
     pub(crate) kafka: ingest::KafkaSettings,
+    /// The language model that annotates.
+    pub(crate) judge: judge::JudgeSettings,
 }
 
 /// Traces, metrics, logs, health.
@@ -102,10 +105,37 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("ingest", "max_bad_share"),
     ("ingest", "bad_window"),
     ("ingest", "id_window"),
+    ("judge", "endpoint"),
+    ("judge", "model"),
+    ("judge", "api_key_variable"),
+    ("judge", "price_input"),
+    ("judge", "price_output"),
+    ("judge", "budget_tokens"),
+    ("judge", "budget_money"),
+    ("judge", "concurrency"),
+    ("judge", "timeout"),
+    ("judge", "retries"),
+    ("judge", "cache"),
+    ("judge", "temperature"),
+    ("judge", "seed"),
 ];
 
 /// The keys among them that are numbers or true/false, not words.
-const PLAIN: &[&str] = &["skip_lost_records", "flush_rows", "max_bad_share", "bad_window", "id_window"];
+const PLAIN: &[&str] = &[
+    "skip_lost_records",
+    "flush_rows",
+    "max_bad_share",
+    "bad_window",
+    "id_window",
+    "price_input",
+    "price_output",
+    "budget_tokens",
+    "budget_money",
+    "concurrency",
+    "retries",
+    "temperature",
+    "seed",
+];
 
 fn overlay(table: &mut toml::Table, environment: impl Iterator<Item = (String, String)>) {
     for (name, value) in environment {
@@ -168,6 +198,10 @@ mod tests {
             ("UPTAKE_INGEST_TOPICS", "messages=chat, reactions=hearts"),
             ("UPTAKE_KAFKA_SASL_PASSWORD", "secret"),
             ("UPTAKE_KAFKA_LIBS", "/somewhere"),
+            ("UPTAKE_JUDGE_PRICE_INPUT", "0.5"),
+            ("UPTAKE_JUDGE_BUDGET_TOKENS", "100000"),
+            ("UPTAKE_JUDGE_TIMEOUT", "30s"),
+            ("UPTAKE_JUDGE_API_KEY", "a secret is no setting"),
             ("HOME", "/root"),
         ];
         overlay(&mut table, pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -176,6 +210,8 @@ mod tests {
         assert_eq!(settings.ingest.flush_age, std::time::Duration::from_secs(2));
         assert_eq!((settings.ingest.flush_rows, settings.ingest.skip_lost_records), (5, true));
         assert_eq!(settings.ingest.topics.len(), 2);
+        assert_eq!((settings.judge.price_input, settings.judge.budget_tokens), (Some(0.5), Some(100_000)));
+        assert_eq!(settings.judge.timeout, std::time::Duration::from_secs(30));
         assert_eq!(settings.kafka.0.len(), 1);
         assert_eq!(settings.kafka.0.get("sasl.password").map(String::as_str), Some("secret"));
     }

@@ -74,6 +74,7 @@ fn faults(settings: &Settings) -> Vec<String> {
         faults.push(format!("tagger: {error}"));
     }
     faults.extend(ingest_faults(settings));
+    faults.extend(settings.judge.faults());
     faults.extend(telemetry::faults(&settings.telemetry));
     faults
 }

@@ -1,5 +1,6 @@
 //! The subcommands, one module each.
 
+mod annotate;
 mod config;
 mod consume;
 mod demo;
@@ -20,6 +21,8 @@ use crate::context::Context;
 /// What `uptake` can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(subcommand)]
+    Annotate(annotate::Annotate),
     Config(config::Config),
     Consume(consume::Consume),
     Demo(demo::Demo),
@@ -47,6 +50,7 @@ impl Command {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Annotate(command) => Box::pin(command.run(context)).await,
             Self::Config(command) => command.run(context).await,
             Self::Consume(command) => command.run(context).await,
             Self::Demo(command) => Box::pin(command.run(context)).await,
