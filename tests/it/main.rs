@@ -12,5 +12,6 @@ mod architecture;
 mod demo;
 mod import;
 mod ingest;
+mod object_store;
 mod snapshot;
 mod sql;

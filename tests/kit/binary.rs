@@ -1,5 +1,6 @@
 //! The real binary as a process of its own.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -24,11 +25,16 @@ pub fn uptake() -> PathBuf {
 
 /// The binary with a lake and nothing of this process's settings.
 pub fn command(lake: &Path) -> Command {
+    command_in(lake.parent().unwrap_or(lake), lake)
+}
+
+/// The binary in a directory, with a lake by any name and nothing of this process's settings.
+pub fn command_in(directory: &Path, lake: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(uptake());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("UPTAKE_")) {
         command.env_remove(name);
     }
-    command.arg("--lake").arg(lake).current_dir(lake.parent().unwrap_or(lake)).stdin(Stdio::null());
+    command.arg("--lake").arg(lake).current_dir(directory).stdin(Stdio::null());
     command
 }
 

@@ -15,6 +15,7 @@ struct Inner {
     turned_at: AtomicU64,
     joined: AtomicBool,
     reachable: AtomicBool,
+    refused: AtomicBool,
     stopping: AtomicBool,
     partitions: AtomicUsize,
 }
@@ -28,6 +29,7 @@ impl Health {
             turned_at: AtomicU64::new(0),
             joined: AtomicBool::new(false),
             reachable: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             partitions: AtomicUsize::new(0),
         }))
@@ -57,7 +59,11 @@ impl Health {
 
     /// One line for a person who asks the probe.
     pub fn describe(&self) -> String {
-        let broker = if self.reachable() { "broker answers" } else { "no broker answers" };
+        let broker = match (self.reachable(), self.0.refused.load(Ordering::Acquire)) {
+            (true, _) => "broker answers",
+            (false, true) => "the broker refuses the credentials or the encryption",
+            (false, false) => "no broker answers",
+        };
         let group = match (self.0.joined.load(Ordering::Acquire), self.partitions()) {
             (false, _) => "not yet placed by the group".to_owned(),
             (true, 0) => "placed by the group, idle".to_owned(),
@@ -85,6 +91,11 @@ impl Health {
     /// Notes whether a broker answers; true when that changed.
     pub(crate) fn set_reachable(&self, reachable: bool) -> bool {
         self.0.reachable.swap(reachable, Ordering::AcqRel) != reachable
+    }
+
+    /// Notes whether brokers refuse this client.
+    pub(crate) fn set_refused(&self, refused: bool) {
+        self.0.refused.store(refused, Ordering::Release);
     }
 
     pub(crate) fn stopping(&self) {

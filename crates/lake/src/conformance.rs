@@ -25,6 +25,40 @@ use crate::{Lake, Table};
 
 pub use samples::{CANARY, DAY, events, letters, rejected, request};
 
+/// The exam as tests of a module: `examine!(disk, lake())`, where the expression gives what must outlive the lake, and a
+/// fresh lake. It sees the names that are in scope where the macro stands.
+#[macro_export]
+macro_rules! examine {
+    ($module:ident, $lake:expr) => {
+        $crate::examine! {
+            $module, $lake,
+            append_is_atomic,
+            append_is_idempotent,
+            changes_skip_compaction,
+            erased_text_is_not_in_the_log,
+            letters_are_found,
+            positions_survive_checkpoints,
+            replace_conflict_is_detected,
+            replace_is_exact,
+            rivals_all_come_through,
+            stale_writer_is_fenced,
+            the_past_can_be_read,
+            watermark_leaves_idle_sources_out,
+        }
+    };
+    ($module:ident, $lake:expr, $($name:ident),* $(,)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[tokio::test]
+            async fn $name() {
+                let (_kept, lake) = $lake;
+                $crate::conformance::$name(&lake).await;
+            })*
+        }
+    };
+}
+
 /// The values of column `offset`, sorted, duplicates kept.
 pub async fn offsets(provider: Arc<dyn TableProvider>) -> Vec<i64> {
     let frame = SessionContext::new().read_table(provider).unwrap();

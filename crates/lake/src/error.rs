@@ -62,6 +62,16 @@ pub enum Error {
         /// What the store said.
         source: Source,
     },
+    /// The store answers, but not to what it was asked with: credentials, bucket, region or clock are wrong.
+    #[error("{context}: {advice}")]
+    SetUp {
+        /// What was being done.
+        context: String,
+        /// What is wrong, and what to do.
+        advice: &'static str,
+        /// What the store said.
+        source: Source,
+    },
     /// Another writer has moved a position that this writer owns.
     #[error(
         "{table}: position `{key}` stands at {}, this writer began at {}; another writer has been here, drop what is buffered and read the position again",
@@ -169,6 +179,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Full { .. } => Kind::Retry,
             Self::Fenced { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Permission { .. }
+            | Self::SetUp { .. }
             | Self::Newer { .. }
             | Self::Incompatible { .. }
             | Self::LogGone { .. }
@@ -200,6 +211,7 @@ impl Error {
             Cause::Full => Self::Full { context, source },
             Cause::Permission => Self::Permission { context, source },
             Cause::Away => Self::Unreachable { context, source },
+            Cause::SetUp(advice) => Self::SetUp { context, advice, source },
             Cause::Newer(detail) => Self::Newer { table: context, detail },
             Cause::Unknown => Self::Corrupt { context, source },
         }
@@ -211,9 +223,39 @@ enum Cause {
     Full,
     Permission,
     Away,
+    SetUp(&'static str),
     Newer(String),
     Unknown,
 }
+
+/// What S3 says in `<Code>` when a set-up is wrong (Amazon S3 API reference, "Error responses"), and what to do.
+const SET_UP: [(&[&str], &str); 6] = [
+    (
+        // The last is versitygw's word.
+        &["InvalidAccessKeyId", "NotSignedUp", "XAdminUserNotFound"],
+        "the store does not know the access key; correct AWS_ACCESS_KEY_ID (and AWS_ENDPOINT_URL, if it is another service)",
+    ),
+    (&["SignatureDoesNotMatch"], "the store refuses the signature; correct AWS_SECRET_ACCESS_KEY"),
+    (
+        &["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired"],
+        "the session token is no longer valid; get new credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN)",
+    ),
+    (
+        &["NoSuchBucket", "InvalidBucketName"],
+        "there is no such bucket; make it, or correct the name behind s3:// (and AWS_ENDPOINT_URL, if it is another service)",
+    ),
+    (
+        &["AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"],
+        "the bucket is in another region; set AWS_REGION to it",
+    ),
+    (
+        &["RequestTimeTooSkewed"],
+        "the clock of this machine is wrong, so the store refuses its signatures; set the clock",
+    ),
+];
+
+/// Asked of the machine itself when the environment names no credentials.
+const NO_CREDENTIALS: &str = "no credentials are set, and this machine has no role that lends some; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
 
 fn cause_of(error: &(dyn StdError + 'static)) -> Cause {
     let mut found = Cause::Unknown;
@@ -221,8 +263,10 @@ fn cause_of(error: &(dyn StdError + 'static)) -> Cause {
     while let Some(error) = next {
         match cause_of_one(error) {
             Cause::Unknown => {}
-            // "Away" is what a generic store error says; a cause further down may be more exact.
-            Cause::Away => found = Cause::Away,
+            // "Away" is what a generic store error says, "permission" what its status does; the answer of the store, further
+            // down, may be more exact.
+            Cause::Away if matches!(found, Cause::Permission) => {}
+            weak @ (Cause::Away | Cause::Permission) => found = weak,
             exact => return exact,
         }
         // `io::Error` hides a custom error from `source`.
@@ -276,7 +320,9 @@ fn cause_of_io(error: &io::Error) -> Cause {
 /// The Delta kernel turns some causes into text.
 fn cause_of_text(text: &str) -> Cause {
     let lower = text.to_lowercase();
-    if lower.contains("unsupported") && (lower.contains("version") || lower.contains("feature")) {
+    if let Some(cause) = cause_of_answer(text) {
+        cause
+    } else if lower.contains("unsupported") && (lower.contains("version") || lower.contains("feature")) {
         Cause::Newer(text.to_owned())
     } else if lower.contains("permission denied") {
         Cause::Permission
@@ -287,6 +333,25 @@ fn cause_of_text(text: &str) -> Cause {
     } else {
         Cause::Unknown
     }
+}
+
+/// What the answer of an S3 service means, if a text quotes one. Its types are private to the library below.
+fn cause_of_answer(text: &str) -> Option<Cause> {
+    if let Some((code, _)) = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")) {
+        let known = SET_UP.iter().find(|(codes, _)| codes.contains(&code));
+        return match known {
+            Some((_, advice)) => Some(Cause::SetUp(advice)),
+            None => (code == "AccessDenied").then_some(Cause::Permission),
+        };
+    }
+    if text.contains("/latest/api/token") || text.contains("/latest/meta-data/iam/") {
+        return Some(Cause::SetUp(NO_CREDENTIALS));
+    }
+    // A redirection without a place to go to.
+    if text.contains("incorrectly configured region") {
+        return Some(Cause::SetUp("the bucket is in another region; set AWS_REGION to it"));
+    }
+    ["status code: 401", "status code: 403"].iter().any(|status| text.contains(status)).then_some(Cause::Permission)
 }
 
 /// Whether a text holds what an object store says of a failed request: `Generic <store> error: …`.
@@ -322,6 +387,37 @@ mod tests {
         assert_eq!(sorted("Generic LocalFileSystem error: Permission denied (os error 13)").kind(), Kind::Invalid);
         assert_eq!(sorted("missing field `add`").kind(), Kind::Corrupt);
         assert!(matches!(sorted("Unsupported reader version 9"), Error::Newer { .. }));
+    }
+
+    #[test]
+    fn answers_of_s3_say_what_to_set() {
+        let answer = |status: &str, code: &str| {
+            let text = format!(
+                "Error performing list request: Error performing GET http://s3/b in 1ms - Server returned non-2xx status code: \
+                 {status}: <?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>"
+            );
+            Error::sort("open `a`", object_store::Error::Generic { store: "S3", source: text.into() })
+        };
+        for (status, code, advice) in [
+            ("403 Forbidden", "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+            ("403 Forbidden", "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+            ("400 Bad Request", "ExpiredToken", "AWS_SESSION_TOKEN"),
+            ("404 Not Found", "NoSuchBucket", "make it"),
+            ("400 Bad Request", "AuthorizationHeaderMalformed", "AWS_REGION"),
+            ("403 Forbidden", "AccessDenied", "permission denied"),
+        ] {
+            let error = answer(status, code);
+            assert_eq!(error.kind(), Kind::Invalid, "{code}");
+            assert!(error.to_string().contains(advice), "{code}: {error}");
+        }
+        for code in ["SlowDown", "InternalError", "ServiceUnavailable"] {
+            assert_eq!(answer("503 Service Unavailable", code).kind(), Kind::Retry, "{code}");
+        }
+        let status = object_store::Error::PermissionDenied {
+            path: "a".to_owned(),
+            source: "status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code>".into(),
+        };
+        assert!(matches!(Error::sort("write", status), Error::SetUp { .. }), "the answer says more than its status");
     }
 
     #[test]

@@ -24,38 +24,8 @@ fn lossy(store: &LossyStore) -> Lake {
     Lake::with_store(Arc::new(store.clone()), Url::parse("memory:///lake/").unwrap()).unwrap()
 }
 
-macro_rules! examine {
-    ($($name:ident),* $(,)?) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $name() {
-                super::conformance::$name(&super::Lake::in_memory().unwrap()).await;
-            })*
-        }
-        mod disk {
-            $(#[tokio::test]
-            async fn $name() {
-                let (_directory, lake) = super::local();
-                super::conformance::$name(&lake).await;
-            })*
-        }
-    };
-}
-
-examine!(
-    append_is_atomic,
-    append_is_idempotent,
-    changes_skip_compaction,
-    erased_text_is_not_in_the_log,
-    letters_are_found,
-    positions_survive_checkpoints,
-    replace_conflict_is_detected,
-    replace_is_exact,
-    rivals_all_come_through,
-    stale_writer_is_fenced,
-    the_past_can_be_read,
-    watermark_leaves_idle_sources_out,
-);
+crate::examine!(memory, ((), Lake::in_memory().unwrap()));
+crate::examine!(disk, local());
 
 #[tokio::test]
 async fn same_input_same_bytes() {

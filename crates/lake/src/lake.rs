@@ -45,7 +45,17 @@ impl Lake {
     /// # Errors
     /// When the name is neither.
     pub fn open(name: &str) -> Result<Self> {
-        let (root, url) = store::resolve(name)?;
+        let (root, url) = store::resolve(name, store::environment())?;
+        Self::over(root, url)
+    }
+
+    /// Opens a lake by name with other settings than those of this process's environment.
+    ///
+    /// # Errors
+    /// As [`Lake::open`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_with(name: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let (root, url) = store::resolve(name, environment)?;
         Self::over(root, url)
     }
 

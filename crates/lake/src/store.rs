@@ -3,18 +3,22 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use object_store::ObjectStore;
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::{ClientConfigKey, ObjectStore};
 use url::Url;
 
 use crate::error::{Error, Result};
 
 /// The store behind a lake's name, rooted at the scheme and host, and the lake's URL with a slash at its end.
 ///
-/// A directory may be relative; nothing is created. Credentials and endpoint of `s3://` come from `AWS_*`.
-pub(crate) fn resolve(name: &str) -> Result<(Arc<dyn ObjectStore>, Url)> {
+/// A directory may be relative; nothing is created. Credentials and endpoint of `s3://` come from the `AWS_*` of
+/// `environment`.
+pub(crate) fn resolve(
+    name: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Arc<dyn ObjectStore>, Url)> {
     if name.trim().is_empty() {
         return Err(Error::Invalid(
             "the lake has no name; give a directory or an s3:// URL with --lake or UPTAKE_LAKE".to_owned(),
@@ -26,7 +30,7 @@ pub(crate) fn resolve(name: &str) -> Result<(Arc<dyn ObjectStore>, Url)> {
             let path = parse(name)?.to_file_path();
             directory(&path.map_err(|()| Error::Invalid(format!("`{name}` names no directory of this machine")))?)
         }
-        Some(("s3" | "s3a", _)) => bucket(parse(name)?),
+        Some(("s3" | "s3a", _)) => bucket(parse(name)?, environment),
         Some((scheme, _)) => {
             Err(Error::Invalid(format!("`{scheme}://` is no place for a lake; give a directory or an s3:// URL")))
         }
@@ -64,11 +68,19 @@ fn directory(path: &FilePath) -> Result<(Arc<dyn ObjectStore>, Url)> {
     Ok((Arc::new(LocalFileSystem::new()), url))
 }
 
-fn bucket(mut url: Url) -> Result<(Arc<dyn ObjectStore>, Url)> {
-    let Some(name) = url.host_str().filter(|name| !name.is_empty()) else {
+/// The environment of this process, as far as it is text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn bucket(
+    mut url: Url,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Arc<dyn ObjectStore>, Url)> {
+    let Some(name) = url.host_str().filter(|name| !name.is_empty()).map(str::to_owned) else {
         return Err(Error::Invalid(format!("`{url}` names no bucket; write s3://bucket/prefix")));
     };
-    let store = AmazonS3Builder::from_env()
+    let store = settings(environment)
         .with_bucket_name(name)
         // A commit is a put that must not overwrite: without it two writers could both believe to have won.
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -85,6 +97,24 @@ fn bucket(mut url: Url) -> Result<(Arc<dyn ObjectStore>, Url)> {
     Ok((Arc::new(store), url))
 }
 
+/// What `AWS_*` says. An endpoint that is written with `http://` is meant so: it needs no second switch.
+fn settings(environment: impl IntoIterator<Item = (String, String)>) -> AmazonS3Builder {
+    const PLAIN: AmazonS3ConfigKey = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
+    let mut builder = AmazonS3Builder::new();
+    let mut plain_endpoint = false;
+    let mut plain_is_said = false;
+    for (name, value) in environment {
+        let Some(key) = name.strip_prefix("AWS_").and_then(|_| name.to_ascii_lowercase().parse().ok()) else {
+            continue;
+        };
+        plain_is_said |= key == PLAIN;
+        plain_endpoint |= matches!(key, AmazonS3ConfigKey::Endpoint | AmazonS3ConfigKey::S3Endpoint)
+            && value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
+        builder = builder.with_config(key, value);
+    }
+    if plain_endpoint && !plain_is_said { builder.with_allow_http(true) } else { builder }
+}
+
 /// The path below the store's root that a URL names.
 pub(crate) fn path_of(url: &Url) -> Result<Path> {
     Path::from_url_path(url.path()).map_err(|error| Error::Invalid(format!("`{url}` cannot be a path: {error}")))
@@ -96,6 +126,7 @@ mod tests {
 
     #[test]
     fn names_of_lakes() {
+        let resolve = |name: &str| resolve(name, []);
         let (_, url) = resolve("./a/../lake").unwrap();
         assert!(url.as_str().starts_with("file:///") && url.as_str().ends_with("/lake/"), "{url}");
         assert!(!url.as_str().contains(".."), "{url}");
@@ -106,5 +137,24 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = resolve(file.path().to_str().unwrap()).unwrap_err();
         assert!(error.to_string().contains("is a file"), "{error}");
+    }
+
+    #[test]
+    fn a_plain_endpoint_needs_no_second_switch() {
+        let plain = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            settings(pairs).get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)).unwrap()
+        };
+        assert_eq!(plain(&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), ("HOME", "/root")]), "true");
+        assert_eq!(plain(&[("AWS_ENDPOINT_URL_S3", "HTTP://minio:9000")]), "true");
+        assert_eq!(plain(&[("AWS_ENDPOINT_URL", "https://minio:9000")]), "false");
+        assert_eq!(plain(&[("AWS_ALLOW_HTTP", "false"), ("AWS_ENDPOINT_URL", "http://minio:9000")]), "false");
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_read_is_named() {
+        let wrong = [("AWS_ALLOW_HTTP".to_owned(), "maybe".to_owned())];
+        let error = resolve("s3://bucket/lake", wrong).unwrap_err().to_string();
+        assert!(error.contains("maybe") && error.contains("AWS_ACCESS_KEY_ID"), "{error}");
     }
 }

@@ -10,30 +10,50 @@ use uptake_ingest::mock::{Produce, TestProducer};
 use uptake_ingest::testing::Admin;
 use uptake_lake::Lake;
 use uptake_model::{Next, SourcePartition, tables};
-use uptake_tests::binary::{Running, command};
+use uptake_tests::binary::{Running, command, command_in};
 use uptake_tests::kafka::bootstrap;
+use uptake_tests::object_store::S3;
 use uptake_tests::tables::places;
 use uptake_tests::wait::{eventually, until};
 
 use super::records::{Fate, MESSAGES, PEPPER, REACTIONS, Sent, check_each_once, message, produce, schedule};
 
-const LONG: Duration = Duration::from_mins(2);
+pub(super) const LONG: Duration = Duration::from_mins(2);
 
-/// A directory with a lake, and topics of this test's own.
-struct Place {
-    directory: tempfile::TempDir,
-    messages: String,
+/// A directory, a lake, and topics of this test's own.
+pub(super) struct Place {
+    pub(super) directory: tempfile::TempDir,
+    pub(super) messages: String,
     reactions: String,
     admin: Admin,
+    /// Where records are produced.
+    broker: String,
+    /// Where the consumer reads; the same, unless a test says otherwise.
+    pub(super) brokers: String,
+    /// The lake's name: a directory, or a prefix of a bucket.
+    lake: String,
+    /// What leads to it.
+    environment: Vec<(String, String)>,
 }
 
 impl Place {
     async fn new(name: &str, partitions: i32) -> Self {
+        Self::at(bootstrap(), name, partitions).await
+    }
+
+    /// A place on this broker.
+    pub(super) async fn at(broker: &str, name: &str, partitions: i32) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let lake = directory.path().join("lake").to_str().unwrap().to_owned();
         let place = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory,
             messages: format!("{name}.{MESSAGES}"),
             reactions: format!("{name}.{REACTIONS}"),
-            admin: Admin::connect(bootstrap()).unwrap(),
+            admin: Admin::connect(broker).unwrap(),
+            broker: broker.to_owned(),
+            brokers: broker.to_owned(),
+            lake,
+            environment: Vec::new(),
         };
         for topic in [&place.messages, &place.reactions] {
             eventually("the broker makes a topic", LONG, async || {
@@ -50,19 +70,27 @@ impl Place {
         place
     }
 
-    fn path(&self) -> PathBuf {
+    /// The same place with its lake in a bucket.
+    pub(super) fn in_a_bucket(mut self, s3: &S3) -> Self {
+        self.lake = s3.name(&self.messages);
+        self.environment = s3.environment();
+        self
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
         self.directory.path().join("lake")
     }
 
-    fn lake(&self) -> Lake {
-        Lake::open(self.path().to_str().unwrap()).unwrap()
+    pub(super) fn lake(&self) -> Lake {
+        Lake::open_with(&self.lake, self.environment.clone()).unwrap()
     }
 
     /// `uptake consume` on this place's topics, flushing often.
-    fn consume(&self) -> Command {
-        let mut command = command(&self.path());
+    pub(super) fn consume(&self) -> Command {
+        let mut command = command_in(self.directory.path(), &self.lake);
         command
-            .args(["consume", "--brokers", bootstrap(), "--group", &format!("group-of-{}", self.messages)])
+            .envs(self.environment.iter().cloned())
+            .args(["consume", "--brokers", &self.brokers, "--group", &format!("group-of-{}", self.messages)])
             .args([
                 "--topic",
                 &format!("messages={}", self.messages),
@@ -80,7 +108,7 @@ impl Place {
     }
 
     /// Runs to the ends; the exit code and what was said.
-    fn to_the_end(&self, change: impl FnOnce(&mut Command)) -> (i32, String) {
+    pub(super) fn to_the_end(&self, change: impl FnOnce(&mut Command)) -> (i32, String) {
         let mut command = self.consume();
         command.arg("--until-end");
         change(&mut command);
@@ -90,11 +118,11 @@ impl Place {
     }
 
     /// The records of a schedule under this place's topics.
-    fn produce(&self, records: &[Sent]) {
-        produce(bootstrap(), &self.own(records));
+    pub(super) fn produce(&self, records: &[Sent]) {
+        produce(&self.broker, &self.own(records));
     }
 
-    fn own(&self, records: &[Sent]) -> Vec<Sent> {
+    pub(super) fn own(&self, records: &[Sent]) -> Vec<Sent> {
         let topic = |sent: &Sent| if sent.topic == MESSAGES { &self.messages } else { &self.reactions };
         records.iter().map(|sent| Sent { topic: leak(topic(sent)), ..sent.clone() }).collect()
     }
@@ -112,7 +140,7 @@ fn commits(lake: &Path, table: &str) -> usize {
     entries.map_or(0, |entries| entries.flatten().filter(|entry| is_commit(entry.path())).count())
 }
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     std::env::var("UPTAKE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7)
 }
 

@@ -317,6 +317,7 @@ impl Consumer {
     }
 
     fn look_at(&mut self, statistics: &Statistics) {
+        self.handle.health.set_refused(statistics.refused);
         if self.handle.health.set_reachable(statistics.reachable) {
             self.metrics.reachable(statistics.reachable);
             if statistics.reachable {

@@ -72,9 +72,19 @@ fn common(options: &ConsumeOptions) -> Result<ClientConfig> {
         if let Some((_, why)) = OWNED.iter().find(|(owned, _)| owned == key) {
             return Err(Error::Invalid(format!("[kafka] `{key}` cannot be set: {why}")));
         }
+        check_file(key, value)?;
         config.set(key, value);
     }
     Ok(config)
+}
+
+/// librdkafka does not name the file that it cannot read.
+fn check_file(key: &str, value: &str) -> Result<()> {
+    let names_a_file = key.starts_with("ssl.") && key.ends_with(".location") && value != "probe";
+    if let Some(error) = names_a_file.then(|| std::fs::metadata(value).err()).flatten() {
+        return Err(Error::Invalid(format!("[kafka] `{key}`: cannot read `{value}`: {error}")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -131,5 +141,7 @@ mod tests {
         consumer(&options(&secured)).unwrap().create_native_config().expect("librdkafka knows these properties");
         let refused = consumer(&options(&[("sasl.flavour", "vanilla")])).unwrap().create_native_config();
         assert!(refused.is_err(), "an unknown property is refused by name");
+        let absent = consumer(&options(&[("ssl.ca.location", "/nowhere/ca.pem")])).unwrap_err().to_string();
+        assert!(absent.contains("ssl.ca.location") && absent.contains("/nowhere/ca.pem"), "{absent}");
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Context {
     /// The source asks no more questions: rebalances are carried out without it.
     pub(super) closing: AtomicBool,
     pub(super) logged: Mutex<HashMap<String, Instant>>,
+    /// Why no broker lets this client in, since one last did.
+    pub(super) refusal: Mutex<Option<String>>,
 }
 
 impl Context {
@@ -109,6 +111,15 @@ impl Context {
             logged.insert(what.to_owned(), Instant::now());
         }
         due
+    }
+
+    /// Why no broker lets this client in, and what to do; none while one does, or none was reached.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_refusal(&self, refusal: Option<String>) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList) {
@@ -283,7 +294,11 @@ impl ClientContext for Context {
 
     fn stats_raw(&self, statistics: &[u8]) {
         match Statistics::read(statistics) {
-            Ok(statistics) => {
+            Ok(mut statistics) => {
+                if statistics.reachable {
+                    self.set_refusal(None);
+                }
+                statistics.refused = self.refusal().is_some();
                 // Statistics come every second; one that finds the channel full is not worth waiting for.
                 let _ = self.events.try_send(SourceEvent::Statistics(statistics));
             }
@@ -295,6 +310,9 @@ impl ClientContext for Context {
         let code = error.rdkafka_error_code();
         let kind = kind_of(code);
         self.metrics.broker_error(kind);
+        if matches!(kind, "authentication" | "encryption") {
+            self.set_refusal(Some(format!("{}: {reason}", advice(kind))));
+        }
         if kind != "end" && self.may_log(kind) {
             warn!(kind, %error, reason, "{}", advice(kind));
         }
@@ -308,7 +326,8 @@ fn kind_of(code: Option<RDKafkaErrorCode>) -> &'static str {
         Some(Code::AllBrokersDown) => "all_brokers_down",
         Some(Code::BrokerTransportFailure | Code::OperationTimedOut | Code::NetworkException) => "transport",
         Some(Code::Resolve) => "resolve",
-        Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL) => "authentication",
+        Some(Code::Authentication | Code::SaslAuthenticationFailed) => "authentication",
+        Some(Code::SSL) => "encryption",
         Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
             "authorization"
         }
@@ -325,10 +344,14 @@ fn kind_of(code: Option<RDKafkaErrorCode>) -> &'static str {
 fn advice(kind: &str) -> &'static str {
     match kind {
         "all_brokers_down" | "transport" | "resolve" => {
-            "no connection to a broker; trying again with backoff, nothing is lost. Check `bootstrap.servers` and the network if it lasts"
+            "no connection to a broker; trying again with backoff, nothing is lost. If it lasts, check `bootstrap.servers` and `security.protocol` under [kafka], and the network"
         }
         "authentication" => {
-            "the broker does not accept the credentials or the certificate; trying again. Check `security.protocol`, `sasl.*` and `ssl.*` under [kafka]"
+            "the broker does not accept the credentials; check `sasl.username`, `sasl.password` and `sasl.mechanisms` under [kafka]"
+        }
+        "encryption" => {
+            "no encrypted connection to the broker; check `ssl.ca.location` (who signed the broker's certificate), the names in \
+             `bootstrap.servers` and `security.protocol` under [kafka]"
         }
         "authorization" => "the broker denies access; grant this user READ on the topics and the group",
         "unknown_topic" => "a topic does not exist (yet); it is looked for again every half minute",

@@ -66,6 +66,7 @@ pub(crate) fn spawn(options: &ConsumeOptions, memory: &Memory, metrics: &Metrics
         metrics: metrics.clone(),
         closing: false.into(),
         logged: Mutex::default(),
+        refusal: Mutex::default(),
     };
     let consumer: BaseConsumer<Context> = config::consumer(options)?
         .create_with_context(context)
@@ -142,6 +143,7 @@ impl Polling {
     /// Tells the source how many partitions there are to read to their ends; false when that cannot be.
     fn count_partitions(&self) -> bool {
         let mut count = 0;
+        let mut refused = 0;
         for topic in self.context().topics.keys() {
             let found: usize = loop {
                 match self.consumer.fetch_metadata(Some(topic), Duration::from_secs(5)) {
@@ -155,6 +157,14 @@ impl Polling {
                             warn!(%error, topic, "could not ask for the partitions of a topic, asking again");
                         }
                         let _ = self.consumer.poll(POLL);
+                        // Who reads to an end is not there to wait for another password. Once may be a broker that starts.
+                        if let Some(refusal) = self.context().refusal() {
+                            refused += 1;
+                            if refused > 1 {
+                                self.context().send(SourceEvent::Failed(Error::Invalid(refusal)));
+                                return false;
+                            }
+                        }
                         if self.context().is_closing() || self.context().events.is_closed() {
                             return false;
                         }

@@ -10,6 +10,8 @@ use uptake_model::{Next, SourcePartition};
 pub(crate) struct Statistics {
     /// Whether a broker answers.
     pub(crate) reachable: bool,
+    /// Whether brokers refuse this client: what the statistics do not say, librdkafka's errors do.
+    pub(crate) refused: bool,
     /// The end of each partition that is being read: behind the last record that may be read.
     pub(crate) ends: Vec<(SourcePartition, Next)>,
 }
@@ -69,7 +71,7 @@ impl Statistics {
             }
         }
         ends.sort();
-        Ok(Self { reachable, ends })
+        Ok(Self { reachable, refused: false, ends })
     }
 }
 
