@@ -1,13 +1,19 @@
 -- A follow-up is tagged once: scores of the same texts by the same tagger are taken from the earlier build.
-WITH followed AS (
+WITH told AS (
+    SELECT p.*, messages_before(t.turns, p.path) AS said_before
+    FROM shared.placed p
+    JOIN shared.transcripts t
+        ON t.conversation_id = p.conversation_id AND t.conversation_date = p.conversation_date
+    WHERE p.follow_up_turn_id IS NOT NULL
+),
+followed AS (
     SELECT
         p.turn_id, p.follow_up_turn_id, p.conversation_id, p.conversation_date,
-        u.text AS last_user, r.text AS response, f.text AS follow_up,
-        digest(u.text, r.text, f.text) AS input_hash
-    FROM shared.placed p
+        p.said_before, r.text AS response, f.text AS follow_up,
+        digest(p.said_before, r.text, f.text) AS input_hash
+    FROM told p
     JOIN silver.turns r ON r.turn_id = p.turn_id AND r.conversation_date = p.conversation_date
     JOIN silver.turns f ON f.turn_id = p.follow_up_turn_id AND f.conversation_date = p.conversation_date
-    LEFT JOIN silver.turns u ON u.turn_id = p.last_user_turn_id AND u.conversation_date = p.conversation_date
 ),
 known AS (
     SELECT * FROM previous.signals WHERE tagger_id = $tagger_id
@@ -22,7 +28,7 @@ fresh AS (
 tagged AS (
     SELECT
         turn_id, follow_up_turn_id, conversation_id, conversation_date, input_hash,
-        tag(last_user, response, follow_up) AS scores
+        tag(said_before, response, follow_up) AS scores
     FROM fresh
 )
 SELECT

@@ -3,16 +3,19 @@
 use std::borrow::Cow;
 
 use crate::error::Result;
-use crate::tagger::{ModelFiles, Options, Tagger};
+use crate::files::ModelFiles;
+use crate::tagger::{Options, Tagger};
+
+include!(concat!(env!("OUT_DIR"), "/weights.rs"));
 
 impl ModelFiles<'static> {
     /// The files of the model that is compiled into this program.
     #[must_use]
-    pub const fn embedded() -> Self {
+    pub fn embedded() -> Self {
         Self {
             config: Cow::Borrowed(include_bytes!("../model/config.json")),
             tokenizer: Cow::Borrowed(include_bytes!("../model/tokenizer.json")),
-            weights: Cow::Borrowed(include_bytes!("../model/model.safetensors")),
+            weights: WEIGHTS.iter().copied().map(Cow::Borrowed).collect(),
             tagger: Cow::Borrowed(include_bytes!("../model/tagger.json")),
         }
     }
@@ -53,7 +56,7 @@ mod tests {
     #[test]
     fn plain_cases_come_out_as_anyone_would_read_them() {
         let tagger = Tagger::embedded(Options::default()).unwrap();
-        let exchanges = CASES.map(|(follow_up, ..)| Exchange { last_user: QUESTION, response: ANSWER, follow_up });
+        let exchanges = CASES.map(|(follow_up, ..)| Exchange::alone(QUESTION, ANSWER, follow_up));
         for ((follow_up, labels, sat, dsat), scores) in CASES.iter().zip(tagger.tag(&exchanges).unwrap()) {
             let fired: Vec<&str> = scores.firing().map(Label::name).collect();
             let seen = format!("{follow_up}: sat {:.2}, dsat {:.2}, fired {fired:?}", scores.sat(), scores.dsat());
@@ -68,7 +71,9 @@ mod tests {
         let tagger = Tagger::embedded(Options::default()).unwrap();
         let card = include_str!("../model/README.md");
         assert!(card.contains(tagger.version()), "{}", tagger.version());
-        assert!(ModelFiles::embedded().weights.len() < 50_000_000);
+        let files = ModelFiles::embedded();
+        assert!(files.weights.iter().all(|file| file.len() < 50_000_000));
+        assert!(files.weights.iter().map(|file| file.len()).sum::<usize>() < 70_000_000);
     }
 
     #[test]
@@ -76,7 +81,7 @@ mod tests {
         let tagger = Tagger::embedded(Options::default()).unwrap();
         let long = "pasted line of a log file\n".repeat(4000);
         for follow_up in ["👍🏽❤️", "شكرا جزيلا", "谢谢", "\u{0}\u{feff}", "?", &long] {
-            let exchange = Exchange { last_user: QUESTION, response: &long, follow_up };
+            let exchange = Exchange::alone(QUESTION, &long, follow_up);
             let scores = tagger.tag(&[exchange]).unwrap();
             assert!(scores[0].probabilities().iter().all(|probability| (0.0..=1.0).contains(probability)));
         }

@@ -1,25 +1,19 @@
-//! From three texts to one row of tokens: the same code at training and at serving time.
+//! From an exchange to one row of tokens: the same code at training and at serving time.
 //!
-//! The row is `[CLS] follow-up [SEP] end of the response [SEP] last user message [SEP]`; the follow-up is segment 0, the
-//! rest segment 1. When tokens are short, the follow-up goes first, then the end of the response, then the start of the
-//! user's message; of each a little is left, so that a long one never pushes the next out altogether.
+//! The row is `[CLS] follow-up [SEP] end of the response [SEP] last user message [SEP]`, the follow-up in segment 0, the rest
+//! in segment 1. [`Layout::Related`] puts three marks before the follow-up, which say how it relates to the last user message
+//! and to the earlier one most like it, and whether the response repeats an earlier one; and that earlier message, if
+//! it is like the follow-up at all, after the last user message. When tokens are short, the follow-up goes first, then
+//! the end of the response, then the start of the user's messages; of each a little is left, so that a long one never
+//! pushes the next out altogether. Each text is tokenised once, and earlier ones that are not shown not at all.
 
 use tokenizers::Tokenizer;
 use uptake_model::text::{Window, normalise};
 
 use crate::error::{Error, Result};
-use crate::settings::TOKENIZER_FILE;
-
-/// What is tagged: how a user's follow-up takes a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exchange<'a> {
-    /// The last user message before the response; empty where there is none.
-    pub last_user: &'a str,
-    /// The response that the signal is about.
-    pub response: &'a str,
-    /// The user's next message.
-    pub follow_up: &'a str,
-}
+use crate::exchange::Exchange;
+use crate::relation::{Relation, Repeat, Words, relate};
+use crate::settings::{Layout, TOKENIZER_FILE};
 
 /// One exchange in tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,8 +30,24 @@ const FOLLOW_UP: Window = Window::Ends { first: 1200, last: 600 };
 const RESPONSE: Window = Window::End(1600);
 /// Characters read of the last user message.
 const LAST_USER: Window = Window::Start(1200);
+/// Characters read of an earlier user message.
+const EARLIER_USER: Window = Window::Start(600);
+/// Characters of a response that decide whether it repeats an earlier one.
+const REPEATED: Window = Window::End(400);
 /// `[CLS]` and three `[SEP]`.
 const SPECIAL_TOKENS: usize = 4;
+
+/// Reserved tokens of the vocabulary that stand for the marks: BERT's vocabularies hold `[unused0]` to `[unused98]` at
+/// least, which no text becomes.
+fn mark_name(index: usize) -> String {
+    format!("[unused{}]", index + 1)
+}
+
+/// Marks of [`Layout::Related`], by their place among the reserved tokens.
+const LAST_USER_MARKS: usize = 0;
+const EARLIER_MARKS: usize = LAST_USER_MARKS + Relation::COUNT;
+const REPEAT_MARKS: usize = EARLIER_MARKS + Relation::COUNT;
+const MARKS: usize = REPEAT_MARKS + Repeat::COUNT;
 
 /// Makes [`Input`]s of [`Exchange`]s.
 #[derive(Clone, Debug)]
@@ -45,6 +55,8 @@ pub struct Template {
     tokenizer: Tokenizer,
     classify: u32,
     separate: u32,
+    /// Ids of the marks; none in a layout without.
+    marks: Vec<u32>,
     max_tokens: usize,
 }
 
@@ -52,8 +64,9 @@ impl Template {
     /// Reads a `tokenizer.json` whose ids must fit `vocabulary`; inputs get at most `max_tokens` tokens.
     ///
     /// # Errors
-    /// [`Error::Model`] where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]` or `[SEP]`.
-    pub fn parse(tokenizer: &[u8], vocabulary: usize, max_tokens: usize) -> Result<Self> {
+    /// [`Error::Model`] where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]`, `[SEP]` or a mark
+    /// of the layout.
+    pub fn parse(tokenizer: &[u8], vocabulary: usize, max_tokens: usize, layout: Layout) -> Result<Self> {
         let mut tokenizer =
             Tokenizer::from_bytes(tokenizer).map_err(|error| Error::model(TOKENIZER_FILE, error.to_string()))?;
         let largest = tokenizer.get_vocab(true).into_values().max();
@@ -74,7 +87,11 @@ impl Template {
                 .ok_or_else(|| Error::model(TOKENIZER_FILE, format!("it has no `{token}` token")))
         };
         let (classify, separate) = (special("[CLS]")?, special("[SEP]")?);
-        Ok(Self { tokenizer, classify, separate, max_tokens })
+        let marks = match layout {
+            Layout::FollowUp => Vec::new(),
+            Layout::Related => (0..MARKS).map(|index| special(&mark_name(index))).collect::<Result<_>>()?,
+        };
+        Ok(Self { tokenizer, classify, separate, marks, max_tokens })
     }
 
     /// The tokens of an exchange, or nothing where the follow-up or the response has no text: then there is no signal.
@@ -82,28 +99,65 @@ impl Template {
     /// # Errors
     /// [`Error::Tokenise`], which normalised text never causes.
     pub fn encode(&self, exchange: &Exchange<'_>) -> Result<Option<Input>> {
-        let follow_up = self.tokens(exchange.follow_up, FOLLOW_UP)?;
-        let response = self.tokens(exchange.response, RESPONSE)?;
-        if follow_up.is_empty() || response.is_empty() {
+        let follow_up = normalise(exchange.follow_up, FOLLOW_UP);
+        let response = self.tokens(&normalise(exchange.response, RESPONSE))?;
+        let follow_up_tokens = self.tokens(&follow_up)?;
+        if follow_up_tokens.is_empty() || response.is_empty() {
             return Ok(None);
         }
-        let last_user = self.tokens(exchange.last_user, LAST_USER)?;
-        let room = self.max_tokens.saturating_sub(SPECIAL_TOKENS);
-        let share = Share::of(room, follow_up.len(), response.len(), last_user.len());
+        let last_user = normalise(exchange.last_user, LAST_USER);
+        let (marks, earlier) = self.relations(exchange, &follow_up, &last_user);
+        let last_user = self.tokens(&last_user)?;
+        let earlier = earlier.map(|earlier| self.tokens(&earlier)).transpose()?.unwrap_or_default();
+        let specials = SPECIAL_TOKENS + marks.len() + usize::from(!earlier.is_empty());
+        let room = self.max_tokens.saturating_sub(specials);
+        let share = Share::of(room, follow_up_tokens.len(), response.len(), [last_user.len(), earlier.len()]);
         let mut tokens = Vec::with_capacity(self.max_tokens);
         tokens.push(self.classify);
-        push_ends(&mut tokens, &follow_up, share.follow_up);
+        tokens.extend(marks);
+        push_ends(&mut tokens, &follow_up_tokens, share.follow_up);
         tokens.push(self.separate);
         let first_segment = tokens.len();
         tokens.extend_from_slice(&response[response.len() - share.response..]);
         tokens.push(self.separate);
-        tokens.extend_from_slice(&last_user[..share.last_user]);
+        tokens.extend_from_slice(&last_user[..share.users[0]]);
         tokens.push(self.separate);
+        if !earlier.is_empty() {
+            tokens.extend_from_slice(&earlier[..share.users[1]]);
+            tokens.push(self.separate);
+        }
         Ok(Some(Input { tokens, first_segment }))
     }
 
-    fn tokens(&self, text: &str, window: Window) -> Result<Vec<u32>> {
-        let text = normalise(text, window);
+    /// The marks of an exchange, and the earlier user message most like its follow-up if one is like it; nothing in a
+    /// layout without marks. `follow_up` and `last_user` are normalised.
+    fn relations(&self, exchange: &Exchange<'_>, follow_up: &str, last_user: &str) -> (Vec<u32>, Option<String>) {
+        if self.marks.is_empty() {
+            return (Vec::new(), None);
+        }
+        let words = Words::of(follow_up);
+        let (to_last_user, _) = relate(&words, &Words::of(last_user));
+        let mut best = (Relation::Absent, 0.0, None);
+        for text in &exchange.earlier_users {
+            let text = normalise(text, EARLIER_USER);
+            let (relation, jaccard) = relate(&words, &Words::of(&text));
+            // Newest first: of two that are alike, the newer one stays.
+            if relation > best.0 || (relation == best.0 && jaccard > best.1) {
+                best = (relation, jaccard, relation.is_similar().then_some(text));
+            }
+        }
+        let repeat = if exchange.earlier_responses.is_empty() {
+            Repeat::First
+        } else {
+            let words = |text: &str| Words::of(&normalise(text, REPEATED));
+            Repeat::of(&words(exchange.response), exchange.earlier_responses.iter().map(|text| words(text)))
+        };
+        let places =
+            [LAST_USER_MARKS + to_last_user as usize, EARLIER_MARKS + best.0 as usize, REPEAT_MARKS + repeat as usize];
+        (places.iter().filter_map(|place| self.marks.get(*place).copied()).collect(), best.2)
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
@@ -117,17 +171,22 @@ impl Template {
 struct Share {
     follow_up: usize,
     response: usize,
-    last_user: usize,
+    /// The last user message and the earlier one.
+    users: [usize; 2],
 }
 
 impl Share {
-    fn of(room: usize, follow_up: usize, response: usize, last_user: usize) -> Self {
-        // Of the room, a quarter is the others' if they need it, and of that which the follow-up leaves, a quarter the user's.
-        let follow_up = follow_up.min(room - (room / 4).min(response + last_user));
+    fn of(room: usize, follow_up: usize, response: usize, users: [usize; 2]) -> Self {
+        let said = users[0] + users[1];
+        // Of the room, a quarter is the others' if they need it, of that which the follow-up leaves, a quarter the user's,
+        // and of that, half the earlier message's.
+        let follow_up = follow_up.min(room - (room / 4).min(response + said));
         let left = room - follow_up;
-        let response = response.min(left - (left / 4).min(last_user));
-        let last_user = last_user.min(left - response);
-        Self { follow_up, response, last_user }
+        let response = response.min(left - (left / 4).min(said));
+        let left = left - response;
+        let last_user = users[0].min(left - (left / 2).min(users[1]));
+        let earlier = users[1].min(left - last_user);
+        Self { follow_up, response, users: [last_user, earlier] }
     }
 }
 
@@ -143,83 +202,5 @@ fn push_ends(tokens: &mut Vec<u32>, text: &[u32], count: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tiny;
-
-    #[track_caller]
-    fn check(share: (usize, usize, usize, usize), expected: (usize, usize, usize)) {
-        let share = Share::of(share.0, share.1, share.2, share.3);
-        assert_eq!((share.follow_up, share.response, share.last_user), expected);
-    }
-
-    #[test]
-    fn shares_follow_the_order_and_leave_a_little_to_each() {
-        check((124, 5, 20, 10), (5, 20, 10));
-        check((124, 10, 500, 8), (10, 106, 8));
-        check((124, 10, 500, 400), (10, 86, 28));
-        check((124, 500, 500, 400), (93, 24, 7));
-        check((124, 500, 3, 0), (121, 3, 0));
-        check((124, 10, 3, 400), (10, 3, 111));
-        check((12, 1, 1, 0), (1, 1, 0));
-    }
-
-    #[test]
-    fn every_length_fits_and_the_follow_up_survives() {
-        for room in 12..130 {
-            for (follow_up, response, last_user) in
-                [(1, 1, 1), (1, 999, 999), (999, 1, 0), (999, 999, 999), (50, 60, 70)]
-            {
-                let share = Share::of(room, follow_up, response, last_user);
-                assert!(share.follow_up + share.response + share.last_user <= room);
-                assert!(share.follow_up >= follow_up.min(room / 2));
-                assert!(share.response >= 1);
-            }
-        }
-    }
-
-    fn template(max_tokens: usize) -> Template {
-        Template::parse(tiny::tokenizer().as_bytes(), tiny::VOCABULARY, max_tokens).unwrap()
-    }
-
-    #[test]
-    fn texts_are_laid_out_in_order() {
-        let exchange = Exchange { last_user: "how", response: "so", follow_up: "thanks it worked" };
-        let template = template(32);
-        let input = template.encode(&exchange).unwrap().unwrap();
-        let words: Vec<String> = input.tokens.iter().map(|id| template.tokenizer.id_to_token(*id).unwrap()).collect();
-        assert_eq!(words, ["[CLS]", "thanks", "it", "worked", "[SEP]", "so", "[SEP]", "how", "[SEP]"]);
-        assert_eq!(input.first_segment, 5);
-    }
-
-    #[test]
-    fn special_tokens_in_a_text_are_text() {
-        let exchange = Exchange { last_user: "", response: "so", follow_up: "[SEP] [CLS] thanks" };
-        let input = template(32).encode(&exchange).unwrap().unwrap();
-        let separators = input.tokens.iter().filter(|id| **id == template(32).separate).count();
-        assert_eq!(separators, 3);
-    }
-
-    #[test]
-    fn no_text_is_no_input() {
-        for (response, follow_up) in [("", "thanks"), ("so", ""), ("so", " \u{0}\n"), ("", "")] {
-            let exchange = Exchange { last_user: "how", response, follow_up };
-            assert_eq!(template(32).encode(&exchange).unwrap(), None);
-        }
-    }
-
-    #[test]
-    fn long_texts_are_cut_to_the_bound() {
-        let long = "thanks it worked ".repeat(20_000);
-        let exchange = Exchange { last_user: &long, response: &long, follow_up: &long };
-        let input = template(32).encode(&exchange).unwrap().unwrap();
-        assert_eq!(input.tokens.len(), 32);
-    }
-
-    #[test]
-    fn a_vocabulary_that_does_not_fit_is_refused() {
-        let error = Template::parse(tiny::tokenizer().as_bytes(), 5, 32).unwrap_err();
-        assert!(error.to_string().contains("vocabulary has 5"), "{error}");
-        assert!(Template::parse(b"{}", 5, 32).is_err());
-    }
-}
+#[path = "input_tests.rs"]
+mod tests;

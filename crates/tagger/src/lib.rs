@@ -1,14 +1,15 @@
 //! The signal classifier: how does a user's follow-up take the response before it?
 //!
 //! Core types, one line each:
-//! - [`Exchange`]: last user message, response, follow-up; [`Template`] turns it into an [`Input`], the tokens of it.
+//! - [`Exchange`]: last user message, response, follow-up and what came before, read out of a conversation in one place.
+//! - [`Template`]: turns an exchange into an [`Input`], the tokens of it, as the model's [`Layout`] says.
 //! - [`Encoder`]: BERT on packed sequences (nothing is padded), 20 logits an input.
 //! - [`Tagger`]: loads a model, refuses one that computes something else than when it was made, scores exchanges.
 //! - [`Scores`]: 20 calibrated probabilities and which of them fire.
 //! - [`lines`]: a file of conversations in, a line for each follow-up out.
 //!
-//! A model is a directory: `config.json`, `tokenizer.json`, `model.safetensors` (`f16` or `f32`) and `tagger.json`
-//! ([`TaggerConfig`]). One is compiled into the program: [`Tagger::embedded`].
+//! A model is a directory: `config.json`, `tokenizer.json`, `model.safetensors` (`f16` or `f32`; or several such files and
+//! `model.safetensors.index.json`) and `tagger.json` ([`TaggerConfig`]). One is compiled into the program: [`Tagger::embedded`].
 //!
 //! Invariants: the version of a tagger is a hash of its files; a score depends on the exchange alone, not on what is
 //! scored beside it; no text, whatever it holds, is an error.
@@ -20,9 +21,12 @@ mod cache;
 mod embedded;
 mod encoder;
 mod error;
+mod exchange;
+mod files;
 mod input;
 pub mod kernels;
 pub mod lines;
+mod relation;
 mod scores;
 mod settings;
 mod tagger;
@@ -34,9 +38,12 @@ use gemm as _;
 
 pub use encoder::Encoder;
 pub use error::{Error, ErrorKind, Result};
-pub use input::{Exchange, Input, Template};
+pub use exchange::{EARLIER, Exchange, LOOKED_AT, Message, Role};
+pub use files::{ModelFiles, read_shards, read_weights, weight_files};
+pub use input::{Input, Template};
 pub use scores::Scores;
 pub use settings::{
-    CONFIG_FILE, Calibration, EncoderConfig, Golden, TAGGER_FILE, TEMPLATE, TOKENIZER_FILE, TaggerConfig, WEIGHTS_FILE,
+    CONFIG_FILE, Calibration, EncoderConfig, Golden, Layout, TAGGER_FILE, TOKENIZER_FILE, TaggerConfig, WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
 };
-pub use tagger::{ModelFiles, Options, Tagger, read_weights};
+pub use tagger::{Options, Tagger};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use uptake_model::labels::Label;
 
 use crate::error::{Error, Result};
-use crate::input::Exchange;
+use crate::exchange::{self, Exchange};
 use crate::scores::Scores;
 use crate::tagger::Tagger;
 
@@ -81,6 +81,16 @@ enum Role {
     Function,
 }
 
+impl Role {
+    const fn speaker(self) -> exchange::Role {
+        match self {
+            Self::User => exchange::Role::User,
+            Self::Assistant => exchange::Role::Assistant,
+            Self::System | Self::Developer | Self::Tool | Self::Function => exchange::Role::Other,
+        }
+    }
+}
+
 /// A text, nothing, or parts of which some are text: the three forms of an `OpenAI` message.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "ContentForm")]
@@ -113,21 +123,24 @@ impl From<ContentForm> for Content {
 }
 
 impl Conversation {
-    /// Follow-ups: each user turn that directly follows an assistant turn, with its index.
-    fn exchanges(&self) -> impl Iterator<Item = (usize, Exchange<'_>)> {
-        self.messages.windows(2).enumerate().filter_map(|(index, pair)| match pair {
-            [response, follow_up] if response.role == Role::Assistant && follow_up.role == Role::User => {
-                let before = self.messages.get(..index).unwrap_or_default();
-                let last_user = before.iter().rev().find(|message| message.role == Role::User);
-                let exchange = Exchange {
-                    last_user: last_user.map_or("", |message| &message.content.0),
-                    response: &response.content.0,
-                    follow_up: &follow_up.content.0,
-                };
-                Some((index + 1, exchange))
-            }
-            _ => None,
-        })
+    /// The messages as the tagger reads them.
+    fn said(&self) -> Vec<exchange::Message<'_>> {
+        self.messages
+            .iter()
+            .map(|message| exchange::Message { role: message.role.speaker(), text: &message.content.0 })
+            .collect()
+    }
+
+    /// How many follow-ups it has: user turns that directly follow an assistant turn.
+    fn follow_ups(&self) -> usize {
+        let follows = |pair: &[Message]| pair[0].role == Role::Assistant && pair[1].role == Role::User;
+        self.messages.windows(2).filter(|pair| follows(pair)).count()
+    }
+
+    /// Follow-ups with their indexes.
+    fn exchanges(&self) -> Vec<(usize, Exchange<'_>)> {
+        let said = self.said();
+        (0..said.len()).filter_map(|index| Some((index, Exchange::at(&said, index)?))).collect()
     }
 }
 
@@ -222,7 +235,7 @@ fn read_window(
         match parse_line(&line, done.lines) {
             Ok(Some(conversation)) => {
                 done.conversations += 1;
-                follow_ups += conversation.exchanges().count();
+                follow_ups += conversation.follow_ups();
                 window.conversations.push(conversation);
             }
             Ok(None) => {}

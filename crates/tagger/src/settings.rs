@@ -1,21 +1,61 @@
 //! What the files beside the weights say: `config.json` (the encoder's shape, as Hugging Face writes it) and
 //! `tagger.json` (ours: outputs, calibration, thresholds, golden logits).
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use uptake_model::labels::{OUTPUTS, output_name};
 
 use crate::error::{Error, Result};
+use crate::exchange::Exchange;
 
 /// File name of [`EncoderConfig`].
 pub const CONFIG_FILE: &str = "config.json";
 /// File name of the tokenizer.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-/// File name of the weights.
+/// File name of the weights, where they are one file.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// File name of the list of the weights' files, where they are several.
+pub const WEIGHTS_INDEX_FILE: &str = "model.safetensors.index.json";
 /// File name of [`TaggerConfig`].
 pub const TAGGER_FILE: &str = "tagger.json";
-/// How the three texts become one input. A change of it needs a new name: a model serves only what it was trained on.
-pub const TEMPLATE: &str = "follow_up-response_end-user/1";
+
+/// How an exchange becomes one input. A change of a layout needs a new name: a model serves only what it was trained on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// Follow-up, end of the response, last user message. What a `tagger.json` means that names none.
+    #[default]
+    #[serde(rename = "follow_up-response_end-user/1")]
+    FollowUp,
+    /// The same, with marks before it for how the follow-up relates to what the user said before and whether the response
+    /// repeats an earlier one, and with the earlier user message most like the follow-up after it.
+    #[serde(rename = "related/1")]
+    Related,
+}
+
+impl Layout {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::FollowUp, Self::Related];
+
+    /// The name that stands in a `tagger.json`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FollowUp => "follow_up-response_end-user/1",
+            Self::Related => "related/1",
+        }
+    }
+}
+
+impl FromStr for Layout {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let known = || Self::ALL.map(Self::name).join("` and `");
+        let found = Self::ALL.into_iter().find(|layout| layout.name() == name);
+        found.ok_or_else(|| format!("template is `{name}`, this program serves `{}`", known()))
+    }
+}
 
 /// Shape of a BERT encoder, in Hugging Face's names. Fields that do not matter here are passed over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -167,8 +207,26 @@ pub struct Golden {
     pub response: String,
     /// The follow-up turn.
     pub follow_up: String,
+    /// User messages before the last one, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_users: Vec<String>,
+    /// Responses before the response, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_responses: Vec<String>,
     /// A logit per output.
     pub logits: Vec<f32>,
+}
+
+impl Golden {
+    /// The texts.
+    #[must_use]
+    pub fn exchange(&self) -> Exchange<'_> {
+        Exchange {
+            earlier_users: self.earlier_users.iter().map(String::as_str).collect(),
+            earlier_responses: self.earlier_responses.iter().map(String::as_str).collect(),
+            ..Exchange::alone(&self.last_user, &self.response, &self.follow_up)
+        }
+    }
 }
 
 /// `tagger.json`: all that serving needs beside the encoder.
@@ -177,7 +235,8 @@ pub struct Golden {
 pub struct TaggerConfig {
     /// First part of the version in every row; small letters, digits and dashes.
     pub name: String,
-    /// Must be [`TEMPLATE`].
+    /// How an exchange becomes an input: the name of a [`Layout`], of the first where none is given.
+    #[serde(default = "first_layout")]
     pub template: String,
     /// Longest input in tokens, special ones included.
     pub max_tokens: usize,
@@ -189,6 +248,10 @@ pub struct TaggerConfig {
     pub thresholds: Vec<f32>,
     /// Checked when the model is loaded.
     pub golden: Vec<Golden>,
+}
+
+fn first_layout() -> String {
+    Layout::default().name().to_owned()
 }
 
 /// Fewest tokens of an input: below it no text survives beside the special tokens.
@@ -206,15 +269,21 @@ impl TaggerConfig {
         Ok(config)
     }
 
+    /// The layout that the template names.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where it is none that this program serves.
+    pub fn layout(&self) -> Result<Layout> {
+        self.template.parse().map_err(|reason: String| Error::model(TAGGER_FILE, reason))
+    }
+
     fn check(&self, encoder: &EncoderConfig) -> Result<()> {
         let refuse = |reason: String| Err(Error::model(TAGGER_FILE, reason));
         let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
         if self.name.is_empty() || !self.name.chars().all(plain) {
             return refuse(format!("name `{}` is not made of small letters, digits and dashes", self.name));
         }
-        if self.template != TEMPLATE {
-            return refuse(format!("template is `{}`, this program serves `{TEMPLATE}`", self.template));
-        }
+        let _ = self.layout()?;
         if !(FEWEST_TOKENS..=encoder.max_position_embeddings).contains(&self.max_tokens) {
             return refuse(format!(
                 "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",

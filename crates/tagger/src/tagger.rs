@@ -1,23 +1,22 @@
 //! The tagger itself: loads a model, checks it, and scores exchanges.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::Device;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use sha2::{Digest, Sha256};
 use uptake_model::labels::{OUTPUTS, output_name};
 
 use crate::cache::Cache;
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::input::{Exchange, Input, Template};
+use crate::exchange::Exchange;
+use crate::files::{ModelFiles, read_shards};
+use crate::input::{Input, Template};
 use crate::scores::Scores;
-use crate::settings::{CONFIG_FILE, EncoderConfig, Golden, TAGGER_FILE, TOKENIZER_FILE, TaggerConfig, WEIGHTS_FILE};
+use crate::settings::{EncoderConfig, Golden, TAGGER_FILE, TaggerConfig};
 
 /// Largest difference of a golden logit that another processor's order of additions explains, by far.
 const GOLDEN_TOLERANCE: f32 = 2e-3;
@@ -36,55 +35,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { threads: 0, batch_tokens: 2048, cache: 1 << 15 }
-    }
-}
-
-/// The four files of a model.
-#[derive(Clone, Debug)]
-pub struct ModelFiles<'a> {
-    /// `config.json`
-    pub config: Cow<'a, [u8]>,
-    /// `tokenizer.json`
-    pub tokenizer: Cow<'a, [u8]>,
-    /// `model.safetensors`
-    pub weights: Cow<'a, [u8]>,
-    /// `tagger.json`
-    pub tagger: Cow<'a, [u8]>,
-}
-
-impl ModelFiles<'static> {
-    /// Reads the files of a directory.
-    ///
-    /// # Errors
-    /// [`Error::File`] with the path that could not be read.
-    pub fn read(directory: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = directory.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => Ok(Cow::Owned(bytes)),
-                Err(source) => Err(Error::File { action: "read", path, source }),
-            }
-        };
-        Ok(Self {
-            config: read(CONFIG_FILE)?,
-            tokenizer: read(TOKENIZER_FILE)?,
-            weights: read(WEIGHTS_FILE)?,
-            tagger: read(TAGGER_FILE)?,
-        })
-    }
-}
-
-impl ModelFiles<'_> {
-    /// The first 12 hexadecimal digits of a hash over all four files: another byte is another version.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for file in [&self.config, &self.tokenizer, &self.weights, &self.tagger] {
-            hash.update((file.len() as u64).to_le_bytes());
-            hash.update(file);
-        }
-        let digest = format!("{:x}", hash.finalize());
-        digest.chars().take(12).collect()
     }
 }
 
@@ -131,8 +81,9 @@ impl Tagger {
     pub fn new(files: &ModelFiles<'_>, options: Options) -> Result<Self> {
         let encoder_config = EncoderConfig::parse(&files.config)?;
         let config = TaggerConfig::parse(&files.tagger, &encoder_config)?;
-        let template = Template::parse(&files.tokenizer, encoder_config.vocab_size, config.max_tokens)?;
-        let weights = read_weights(&files.weights)?;
+        let layout = config.layout()?;
+        let template = Template::parse(&files.tokenizer, encoder_config.vocab_size, config.max_tokens, layout)?;
+        let weights = read_shards(&files.weights)?;
         let encoder = Encoder::new(&encoder_config, &weights)?;
         drop(weights);
         let pool = ThreadPoolBuilder::new()
@@ -151,6 +102,12 @@ impl Tagger {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.0.version
+    }
+
+    /// What the model's `tagger.json` says.
+    #[must_use]
+    pub fn config(&self) -> &TaggerConfig {
+        &self.0.config
     }
 
     /// Per output, the calibrated probability from which on it fires.
@@ -219,7 +176,7 @@ impl Tagger {
     }
 
     fn check_golden(&self) -> Result<()> {
-        let exchanges: Vec<Exchange<'_>> = self.0.config.golden.iter().map(exchange_of).collect();
+        let exchanges: Vec<Exchange<'_>> = self.0.config.golden.iter().map(Golden::exchange).collect();
         let computed = self.logits(&exchanges)?;
         for (example, (golden, computed)) in self.0.config.golden.iter().zip(computed).enumerate() {
             let computed =
@@ -235,19 +192,6 @@ impl Tagger {
         }
         Ok(())
     }
-}
-
-fn exchange_of(golden: &Golden) -> Exchange<'_> {
-    Exchange { last_user: &golden.last_user, response: &golden.response, follow_up: &golden.follow_up }
-}
-
-/// Tensors of a safetensors file, by name.
-///
-/// # Errors
-/// [`Error::Model`] where it is none.
-pub fn read_weights(bytes: &[u8]) -> Result<HashMap<String, candle_core::Tensor>> {
-    candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
-        .map_err(|error| Error::model(WEIGHTS_FILE, format!("{error}; is it whole? git LFS pointers are not served")))
 }
 
 /// Batches of inputs of like length, each of at most `budget` tokens (or one input that is longer). Nothing is padded, so

@@ -1,10 +1,13 @@
 use std::borrow::Cow;
 
+use candle_core::Device;
+
 use super::*;
+use crate::settings::{CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE};
 use crate::tiny;
 
 fn exchange<'a>(last_user: &'a str, response: &'a str, follow_up: &'a str) -> Exchange<'a> {
-    Exchange { last_user, response, follow_up }
+    Exchange::alone(last_user, response, follow_up)
 }
 
 fn tagger(options: Options) -> Tagger {
@@ -82,6 +85,14 @@ fn the_version_is_a_hash_of_every_file() {
 }
 
 #[test]
+fn a_model_without_a_template_has_the_first_one() {
+    let mut files = tiny::files(1).unwrap();
+    edit(&mut files.tagger, "\"template\":\"follow_up-response_end-user/1\",", "");
+    let tagger = Tagger::new(&files, Options::default()).unwrap();
+    assert_eq!(tagger.config().layout().unwrap(), crate::Layout::FollowUp);
+}
+
+#[test]
 fn a_model_that_computes_something_else_is_refused() {
     let mut files = tiny::files(1).unwrap();
     files.weights = tiny::files(2).unwrap().weights;
@@ -108,21 +119,24 @@ fn files_that_do_not_fit_are_refused_with_what_is_wrong() {
     for (error, expected) in [
         (refused(|files| edit(&mut files.config, "\"bert\"", "\"roberta\"")), "model_type is `roberta`"),
         (refused(|files| edit(&mut files.config, "\"gelu\"", "\"relu\"")), "hidden_act is `relu`"),
-        (refused(|files| edit(&mut files.config, "\"hidden_size\":24", "\"hidden_size\":27")), "has shape [44, 24]"),
+        (refused(|files| edit(&mut files.config, "\"hidden_size\":24", "\"hidden_size\":27")), "has shape [64, 24]"),
         (refused(|files| edit(&mut files.config, "\"hidden_size\":24", "\"hidden_size\":25")), "no multiple"),
         (
-            refused(|files| edit(&mut files.config, "\"vocab_size\":44", "\"vocab_size\":43")),
-            "the encoder's vocabulary has 43",
+            refused(|files| edit(&mut files.config, "\"vocab_size\":64", "\"vocab_size\":63")),
+            "the encoder's vocabulary has 63",
         ),
         (refused(|files| edit(&mut files.config, "\"num_hidden_layers\":2", "\"num_hidden_layers\":3")), "is missing"),
         (refused(|files| edit(&mut files.tokenizer, "[SEP]\":3", "[SEB]\":3")), "tokenizer.json"),
         (refused(|files| edit(&mut files.tagger, "\"max_tokens\":32", "\"max_tokens\":65")), "max_tokens is 65"),
         (refused(|files| edit(&mut files.tagger, "gratitude", "thanks")), "outputs are not the labels"),
-        (refused(|files| edit(&mut files.tagger, "/1", "/2")), "this program serves"),
+        (
+            refused(|files| edit(&mut files.tagger, "/1", "/2")),
+            "this program serves `follow_up-response_end-user/1` and",
+        ),
         (refused(|files| edit(&mut files.tagger, "0.5", "1.5")), "a threshold is not between 0 and 1"),
         (refused(|files| files.config = Cow::Borrowed(b"{}")), "config.json is needed"),
-        (refused(|files| files.weights = Cow::Borrowed(b"version https://git-lfs")), "model.safetensors"),
-        (refused(|files| files.weights = Cow::Borrowed(b"")), "model.safetensors"),
+        (refused(|files| files.weights = vec![Cow::Borrowed(b"version https://git-lfs")]), "model.safetensors"),
+        (refused(|files| files.weights = vec![Cow::Borrowed(b"")]), "model.safetensors"),
     ] {
         assert!(error.to_string().contains(expected), "{error} lacks `{expected}`");
         assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
@@ -136,7 +150,7 @@ fn a_directory_is_opened_and_a_missing_file_named() {
     for (name, bytes) in [
         (CONFIG_FILE, &files.config),
         (TOKENIZER_FILE, &files.tokenizer),
-        (WEIGHTS_FILE, &files.weights),
+        (WEIGHTS_FILE, &files.weights[0]),
         (TAGGER_FILE, &files.tagger),
     ] {
         let error = Tagger::open(directory.path(), Options::default()).unwrap_err();
@@ -176,7 +190,7 @@ fn batches_keep_to_the_budget() {
 #[test]
 fn an_input_that_does_not_fit_the_encoder_is_an_error_not_a_panic() {
     let encoder = Encoder::new(&tiny::config(), &tiny::weights(&tiny::config(), 1).unwrap()).unwrap();
-    for tokens in [vec![1; 65], vec![44], vec![u32::MAX], vec![]] {
+    for tokens in [vec![1; 65], vec![64], vec![u32::MAX], vec![]] {
         let input = Input { tokens, first_segment: 1 };
         assert!(matches!(encoder.logits(&[&input]), Err(Error::Bug(_))));
     }

@@ -7,22 +7,27 @@ use candle_core::{Device, Tensor};
 use uptake_model::labels::{OUTPUTS, output_name};
 
 use crate::error::Result;
-use crate::settings::{Calibration, EncoderConfig, Golden, TEMPLATE, TaggerConfig};
-use crate::tagger::{ModelFiles, Options, Tagger};
+use crate::files::ModelFiles;
+use crate::settings::{Calibration, EncoderConfig, Golden, Layout, TaggerConfig};
+use crate::tagger::{Options, Tagger};
 
 /// Size of the vocabulary.
-pub const VOCABULARY: usize = WORDS.len();
+pub const VOCABULARY: usize = WORDS.len() + RESERVED;
 const WORDS: [&str; 44] = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "thanks", "it", "worked", "so", "how", "a", "b", "c", "d", "e", "f", "g", "h",
     "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z", "##e", "##s", "##t",
     "no", ",", ".", "!", "[", "]",
 ];
+/// Reserved tokens after the words, for the marks of a layout that has some.
+const RESERVED: usize = 20;
 
 /// A `tokenizer.json`.
 #[must_use]
 pub fn tokenizer() -> String {
+    let reserved = (1..=RESERVED).map(|index| format!("[unused{index}]"));
+    let words = WORDS.iter().map(|word| (*word).to_owned()).chain(reserved);
     let vocabulary: Vec<String> =
-        WORDS.iter().enumerate().map(|(id, word)| format!("{}:{id}", serde_json::Value::from(*word))).collect();
+        words.enumerate().map(|(id, word)| format!("{}:{id}", serde_json::Value::from(word))).collect();
     let special = |id: usize, content: &str| {
         format!(
             r#"{{"id":{id},"content":"{content}","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}}"#
@@ -84,7 +89,7 @@ pub fn weights(config: &EncoderConfig, seed: u64) -> Result<HashMap<String, Tens
 pub fn tagger(golden: Vec<Golden>) -> TaggerConfig {
     TaggerConfig {
         name: "tiny-signals".to_owned(),
-        template: TEMPLATE.to_owned(),
+        template: Layout::FollowUp.name().to_owned(),
         max_tokens: 32,
         outputs: (0..OUTPUTS).filter_map(output_name).map(str::to_owned).collect(),
         calibration: vec![Calibration::IDENTITY; OUTPUTS],
@@ -101,14 +106,16 @@ pub fn files(seed: u64) -> Result<ModelFiles<'static>> {
     let config = config();
     let weights = weights(&config, seed)?;
     let encoder = crate::encoder::Encoder::new(&config, &weights)?;
-    let template = crate::input::Template::parse(tokenizer().as_bytes(), VOCABULARY, 32)?;
+    let template = crate::input::Template::parse(tokenizer().as_bytes(), VOCABULARY, 32, Layout::FollowUp)?;
     let (last_user, response, follow_up) = ("how", "so it worked", "thanks");
-    let input = template.encode(&crate::Exchange { last_user, response, follow_up })?;
+    let input = template.encode(&crate::Exchange::alone(last_user, response, follow_up))?;
     let inputs: Vec<&crate::Input> = input.iter().collect();
     let golden = encoder.logits(&inputs)?.into_iter().map(|logits| Golden {
         last_user: last_user.to_owned(),
         response: response.to_owned(),
         follow_up: follow_up.to_owned(),
+        earlier_users: Vec::new(),
+        earlier_responses: Vec::new(),
         logits: logits.to_vec(),
     });
     let tagger = tagger(golden.collect());
@@ -116,7 +123,7 @@ pub fn files(seed: u64) -> Result<ModelFiles<'static>> {
     Ok(ModelFiles {
         config: Cow::Owned(json(serde_json::to_vec(&config))),
         tokenizer: Cow::Owned(tokenizer().into_bytes()),
-        weights: Cow::Owned(serialize(&weights)),
+        weights: vec![Cow::Owned(serialize(&weights))],
         tagger: Cow::Owned(json(serde_json::to_vec(&tagger))),
     })
 }

@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) decay: f64,
     /// Largest Euclidean norm of all gradients together; larger ones are scaled down to it.
     pub(crate) clip: f64,
+    /// Each layer below the top one has the rate of the layer above it times this; the embeddings are below all layers.
+    pub(crate) layer_decay: f64,
 }
 
 const FIRST: f64 = 0.9;
@@ -30,6 +32,8 @@ struct Slot {
     second: Vec<f32>,
     decays: bool,
     head: bool,
+    /// Factor of the rate, by depth.
+    share: f64,
 }
 
 /// The optimiser.
@@ -38,6 +42,11 @@ pub(crate) struct AdamW {
     slots: Vec<Slot>,
     settings: Settings,
     steps: i32,
+}
+
+/// The layer that a weight belongs to, counted from 0 at the bottom; nothing for embeddings and head.
+fn layer(name: &str) -> Option<i32> {
+    name.strip_prefix("encoder.layer.")?.split('.').next()?.parse().ok()
 }
 
 /// Learning rates of one step.
@@ -49,6 +58,7 @@ pub(crate) struct Rates {
 
 impl AdamW {
     pub(crate) fn new(weights: &BTreeMap<String, Var>, settings: Settings) -> Self {
+        let layers = weights.keys().filter_map(|name| layer(name)).max().map_or(0, |top| top + 1);
         let slot = |(name, var): (&String, &Var)| Slot {
             name: name.clone(),
             var: var.clone(),
@@ -56,6 +66,7 @@ impl AdamW {
             second: vec![0.0; var.elem_count()],
             decays: !(name.rsplit('.').next() == Some("bias") || name.contains("LayerNorm")),
             head: name.starts_with("classifier."),
+            share: settings.layer_decay.powi(layers - layer(name).map_or(0, |layer| layer + 1)),
         };
         Self { slots: weights.iter().map(slot).collect(), settings, steps: 0 }
     }
@@ -79,7 +90,7 @@ impl AdamW {
         self.steps += 1;
         let scale = if norm > self.settings.clip { self.settings.clip / norm } else { 1.0 };
         for (slot, gradient) in self.slots.iter_mut().zip(&held) {
-            let rate = if slot.head { rates.head } else { rates.encoder };
+            let rate = if slot.head { rates.head } else { rates.encoder * slot.share };
             let decay = if slot.decays { 1.0 - rate * self.settings.decay } else { 1.0 };
             let correction = (1.0 - SECOND.powi(self.steps)).sqrt();
             slot.update(gradient, scale, rate / (1.0 - FIRST.powi(self.steps)), correction, decay)?;
@@ -172,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    const SETTINGS: Settings = Settings { decay: 0.1, clip: 1e9 };
+    const SETTINGS: Settings = Settings { decay: 0.1, clip: 1e9, layer_decay: 1.0 };
 
     fn weights() -> BTreeMap<String, Var> {
         let var = |values: &[f32]| Var::new(values, &Device::Cpu).unwrap();
@@ -226,11 +237,25 @@ mod tests {
     #[test]
     fn clipping_bounds_the_first_moment() {
         let weights = weights();
-        let mut optimiser = AdamW::new(&weights, Settings { decay: 0.0, clip: 0.1 });
+        let mut optimiser = AdamW::new(&weights, Settings { decay: 0.0, clip: 0.1, ..SETTINGS });
         let norm = step(&weights, &mut optimiser, Rates { encoder: 0.01, head: 0.0 }).unwrap();
         assert!((norm - (9.0_f64 + 144.0 + 0.5625).sqrt()).abs() < 1e-4, "{norm}");
         let size: f64 = optimiser.state().flat_map(|(_, first, _)| first).map(|m| f64::from(*m).powi(2)).sum();
         assert!((size.sqrt() - 0.01).abs() < 1e-5, "{size}");
+    }
+
+    #[test]
+    fn lower_layers_move_less_and_the_head_as_it_is_told() {
+        let names =
+            ["embeddings.a.weight", "encoder.layer.0.a.weight", "encoder.layer.1.a.weight", "classifier.weight"];
+        let weights: BTreeMap<String, Var> =
+            names.iter().map(|name| ((*name).to_owned(), Var::new(&[1.0_f32], &Device::Cpu).unwrap())).collect();
+        let mut optimiser = AdamW::new(&weights, Settings { decay: 0.0, clip: 1e9, layer_decay: 0.5 });
+        let _ = step(&weights, &mut optimiser, Rates { encoder: 0.1, head: 0.3 });
+        for (name, moved) in names.iter().zip([0.025, 0.05, 0.1, 0.3]) {
+            let value = weights[*name].to_vec1::<f32>().unwrap()[0];
+            assert!((1.0 - moved - value).abs() < 1e-4, "{name}: {value}");
+        }
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub(crate) fn fit(cases: &[Case]) -> Calibration {
 /// Fewest cases that fire for a precision to mean anything.
 const FEWEST: usize = 5;
 
+/// False alarms that are added to those seen: none among a thousand cases does not mean that there never is one.
+const UNSEEN_ALARMS: f64 = 0.5;
+
 /// A threshold and how it was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Threshold {
@@ -68,15 +71,35 @@ pub(crate) struct Threshold {
 }
 
 /// The threshold of the best F1 among those that reach `precision`; of the best F1 at all where none does; 0.5 where there
-/// is no positive to learn from.
-pub(crate) fn threshold(cases: &[Case], precision: f64) -> Threshold {
-    let all = Decision::all(cases);
+/// is no positive to learn from. Precision and F1 are those of a place where `base_rate` of all cases hold: in use that is
+/// far fewer than in data that was picked for training.
+pub(crate) fn threshold(cases: &[Case], precision: f64, base_rate: f64) -> Threshold {
+    let positives = cases.iter().filter(|case| case.holds).count();
+    let negatives = cases.len() - positives;
+    if positives == 0 || negatives == 0 {
+        return Threshold { value: 0.5, reached: false };
+    }
+    let in_use = |decision: &Decision| {
+        let right = decision.recall * positives as f64;
+        let alarms = (decision.fired as f64 - right + UNSEEN_ALARMS) / (negatives as f64 + UNSEEN_ALARMS);
+        let (found, wrong) = (base_rate * decision.recall, (1.0 - base_rate) * alarms.min(1.0));
+        let precision = found / (found + wrong);
+        let f1 = 2.0 * precision * decision.recall / (precision + decision.recall);
+        (precision, if f1.is_finite() { f1 } else { 0.0 })
+    };
+    let all: Vec<(f64, usize, f64, f64)> = Decision::all(cases)
+        .iter()
+        .map(|(threshold, decision)| {
+            let (precision, f1) = in_use(decision);
+            (*threshold, decision.fired, precision, f1)
+        })
+        .collect();
     let best = |reaching: bool| {
         all.iter()
-            .filter(|(_, decision)| !reaching || (decision.precision >= precision && decision.fired >= FEWEST))
-            .filter(|(_, decision)| decision.f1 > 0.0)
-            .max_by(|left, right| left.1.f1.total_cmp(&right.1.f1))
-            .map(|(threshold, _)| *threshold)
+            .filter(|(_, fired, reached, _)| !reaching || (*reached >= precision && *fired >= FEWEST))
+            .filter(|(_, _, _, f1)| *f1 > 0.0)
+            .max_by(|left, right| left.3.total_cmp(&right.3))
+            .map(|(threshold, ..)| *threshold)
     };
     match (best(true), best(false)) {
         (Some(value), _) => Threshold { value, reached: true },
@@ -131,18 +154,32 @@ mod tests {
         let case = |score: u8, holds: bool| Case { score: f64::from(score) / 100.0, holds };
         let mut cases: Vec<Case> = (50..100).map(|score| case(score, score >= 60)).collect();
         cases.extend((0..50).map(|score| case(score, score % 10 == 0)));
-        let found = threshold(&cases, 0.9);
+        // At the rate of the cases themselves the precision is the plain one.
+        let found = threshold(&cases, 0.9, 0.45);
         assert!(found.reached);
         assert!(Decision::at(&cases, found.value).precision >= 0.9);
         assert!((0.55..0.60).contains(&found.value), "{found:?}");
     }
 
     #[test]
+    fn the_rarer_a_thing_the_higher_its_threshold() {
+        let case = |score: u16, holds: bool| Case { score: f64::from(score) / 1000.0, holds };
+        // Every hundredth negative scores as high as the positives from the middle on.
+        let mut cases: Vec<Case> = (500..1000).step_by(2).map(|score| case(score, true)).collect();
+        cases.extend((0..500).map(|score| case(score, false)));
+        cases.extend((1..8).map(|score| case(500 + score * 40, false)));
+        let [common, rare, never] = [0.3, 0.044, 1e-6].map(|rate| threshold(&cases, 0.8, rate));
+        assert!(common.reached && rare.reached && !never.reached);
+        assert!(common.value < rare.value, "{common:?} {rare:?}");
+        assert!(Decision::at(&cases, rare.value).recall > 0.3, "{rare:?}");
+    }
+
+    #[test]
     fn an_unreachable_precision_and_no_positives_are_told() {
         let coin: Vec<Case> = (0..40).map(|i| Case { score: f64::from(i) / 40.0, holds: i % 2 == 0 }).collect();
-        assert!(!threshold(&coin, 0.95).reached);
-        assert_eq!(threshold(&[], 0.9), Threshold { value: 0.5, reached: false });
+        assert!(!threshold(&coin, 0.95, 0.5).reached);
+        assert_eq!(threshold(&[], 0.9, 0.1), Threshold { value: 0.5, reached: false });
         let negative = Case { score: 0.9, holds: false };
-        assert_eq!(threshold(&[negative], 0.9), Threshold { value: 0.5, reached: false });
+        assert_eq!(threshold(&[negative], 0.9, 0.1), Threshold { value: 0.5, reached: false });
     }
 }

@@ -2,29 +2,37 @@
 //!
 //! Fit on the training part, stop by the validation part, calibrate and set thresholds on it, measure once on the test
 //! part, write a directory that the tagger serves: `config.json`, `tokenizer.json`, `model.safetensors` (`f16`),
-//! `tagger.json`, `metrics.json` and `README.md`, the card.
+//! `tagger.json`, `metrics.json` and `README.md`, the card. [`evaluate`] gives the same figures for any such directory.
 
 mod batches;
 mod card;
 mod checkpoint;
+mod evaluate;
 mod evaluation;
 mod output;
+mod prepared;
+mod use_figures;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::Tensor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use uptake_model::labels::OUTPUTS;
-use uptake_tagger::{Encoder, EncoderConfig, Input, ModelFiles, Tagger, Template, read_weights};
+use uptake_tagger::{Encoder, EncoderConfig, Layout, ModelFiles, Tagger, Template, read_shards};
 
 use crate::adamw::{AdamW, Rates, Settings};
-use crate::data::{self, Example, Part, Split};
+use crate::average::Average;
+use crate::data::{Split, Weak};
 use crate::encoder::{self, TrainableEncoder};
 use crate::error::{Error, Result};
 
-pub use evaluation::{Figures, OutputFigures, SourceFigures};
+pub use evaluate::{Evaluation, Judged, evaluate};
+pub use evaluation::{Figures, HardNegatives, OutputFigures, SourceFigures, WeakFigures};
+use prepared::Prepared;
+pub use use_figures::{DSAT_RATE, InUse, SAT_RATE};
 
 /// What is trained, from what, and how.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,6 +40,12 @@ pub struct Options {
     /// Files of labelled follow-ups, see [`crate::data`].
     #[serde(serialize_with = "names")]
     pub data: Vec<PathBuf>,
+    /// Files of conversations judged in another way, see [`crate::data::read_weak`].
+    pub weak: Vec<Weak>,
+    /// Rows drawn from each of them in a pass at most; another pass draws others.
+    pub weak_rows: usize,
+    /// How an exchange becomes an input.
+    pub layout: Layout,
     /// Directory of the pretrained encoder: `config.json`, `tokenizer.json`, `model.safetensors`.
     #[serde(skip)]
     pub base: PathBuf,
@@ -56,6 +70,13 @@ pub struct Options {
     pub learning_rate: f64,
     /// Highest learning rate of the head, which starts from nothing.
     pub head_learning_rate: f64,
+    /// Each layer has the rate of the layer above it times this.
+    pub layer_decay: f64,
+    /// Weight of the loss of `sat` and of `dsat`; a label's has 1.
+    pub side_weight: f32,
+    /// How much the running average of the weights keeps of itself in a step; none is kept where it is 0. Where one is
+    /// kept, it is what is measured and written.
+    pub average: f64,
     /// Fraction of a matrix that a learning rate of 1 takes away in a step.
     pub weight_decay: f64,
     /// Part of all steps in which the rate rises to its highest; it falls to nothing in the others.
@@ -68,7 +89,7 @@ pub struct Options {
     pub validation: f64,
     /// Fraction of conversations for the test.
     pub test: f64,
-    /// Precision that thresholds aim at.
+    /// Precision that thresholds aim at, where as few turns carry a signal as in use.
     pub target_precision: f64,
     /// Steps between checkpoints.
     pub checkpoint_steps: usize,
@@ -92,6 +113,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             data: Vec::new(),
+            weak: Vec::new(),
+            weak_rows: 2000,
+            layout: Layout::Related,
             base: PathBuf::new(),
             out: PathBuf::new(),
             name: "minilm-signals".to_owned(),
@@ -103,6 +127,9 @@ impl Default for Options {
             batch_tokens: 4096,
             learning_rate: 1e-4,
             head_learning_rate: 1e-3,
+            layer_decay: 1.0,
+            side_weight: 1.0,
+            average: 0.0,
             weight_decay: 0.01,
             warm_up: 0.08,
             clip: 1.0,
@@ -120,6 +147,10 @@ impl Default for Options {
 }
 
 impl Options {
+    fn split(&self) -> Split {
+        Split { seed: self.seed, validation: self.validation, test: self.test }
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |reason: &str| Err(Error::Invalid(reason.to_owned()));
         let fraction = |value: f64| (0.0..1.0).contains(&value);
@@ -142,6 +173,12 @@ impl Options {
         if !(positive(self.learning_rate) && positive(self.head_learning_rate) && positive(self.clip)) {
             return refuse("learning rates and clip must be above 0");
         }
+        if !(positive(self.layer_decay) && self.layer_decay <= 1.0 && fraction(self.average)) {
+            return refuse("layer_decay must be above 0 and at most 1, average from 0 to below 1");
+        }
+        if !positive(f64::from(self.side_weight)) {
+            return refuse("side_weight must be above 0");
+        }
         Ok(())
     }
 }
@@ -151,6 +188,8 @@ impl Options {
 pub struct Epoch {
     /// Counted from 1.
     pub epoch: usize,
+    /// Steps done when it was measured; fewer than a whole pass has where the run was stopped within it.
+    pub steps: usize,
     /// Mean loss over the pass.
     pub training_loss: f64,
     /// Mean loss on the validation part.
@@ -176,6 +215,12 @@ pub enum Event<'a> {
         parts: [usize; 3],
         /// Examples without text, left out.
         empty: usize,
+        /// Rows of weak evidence in the same three parts; as many of the first are trained on as a pass draws.
+        weak: [usize; 3],
+        /// Conversations among them that labelled examples come from too, and which follow those into their part.
+        bound: usize,
+        /// Judgements that say nothing about a follow-up, left out.
+        passed_over: usize,
         /// Steps if no early stop comes.
         steps: usize,
         /// Steps done before, in a run that is taken up.
@@ -202,65 +247,12 @@ pub enum Event<'a> {
     Finished(&'a Figures),
 }
 
-/// Examples as the encoder sees them.
-struct Prepared {
-    examples: Vec<Example>,
-    inputs: Vec<Input>,
-    training: Vec<usize>,
-    validation: Vec<usize>,
-    test: Vec<usize>,
-    empty: usize,
-}
-
-impl Prepared {
-    fn new(options: &Options, template: &Template) -> Result<Self> {
-        let split = Split { seed: options.seed, validation: options.validation, test: options.test };
-        let mut prepared = Self {
-            examples: Vec::new(),
-            inputs: Vec::new(),
-            training: Vec::new(),
-            validation: Vec::new(),
-            test: Vec::new(),
-            empty: 0,
-        };
-        for example in data::read(&options.data)? {
-            let Some(input) = template.encode(&example.exchange())? else {
-                prepared.empty += 1;
-                continue;
-            };
-            let part = match split.part(&example.conversation_id) {
-                Part::Training => &mut prepared.training,
-                Part::Validation => &mut prepared.validation,
-                Part::Test => &mut prepared.test,
-            };
-            part.push(prepared.inputs.len());
-            prepared.examples.push(example);
-            prepared.inputs.push(input);
-        }
-        if prepared.training.is_empty() || prepared.validation.is_empty() || prepared.test.is_empty() {
-            return Err(Error::Invalid(format!(
-                "{} examples are too few: training, validation and test need some each",
-                prepared.inputs.len()
-            )));
-        }
-        Ok(prepared)
-    }
-
-    fn targets(&self, indexes: &[usize]) -> Vec<&[f32; OUTPUTS]> {
-        indexes.iter().map(|index| &self.examples[*index].targets).collect()
-    }
-
-    fn inputs(&self, indexes: &[usize]) -> Vec<&Input> {
-        indexes.iter().map(|index| &self.inputs[*index]).collect()
-    }
-}
-
 /// The pretrained encoder's directory.
 struct Base {
     config: EncoderConfig,
     config_bytes: Vec<u8>,
     tokenizer: Vec<u8>,
-    weights: Vec<u8>,
+    weights: Vec<Vec<u8>>,
 }
 
 impl Base {
@@ -274,7 +266,7 @@ impl Base {
             config: EncoderConfig::parse(&config_bytes)?,
             config_bytes,
             tokenizer: read(uptake_tagger::TOKENIZER_FILE)?,
-            weights: read(uptake_tagger::WEIGHTS_FILE)?,
+            weights: uptake_tagger::weight_files(directory)?,
         })
     }
 }
@@ -295,7 +287,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figu
             options.max_tokens, base.config.max_position_embeddings
         )));
     }
-    let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens)?;
+    let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens, options.layout)?;
     let prepared = Prepared::new(options, &template)?;
     output::prepare(&options.out)?;
     let mut run = Run::new(options, &base, &prepared)?;
@@ -304,9 +296,15 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figu
         seed: options.seed,
         parts: [prepared.training.len(), prepared.validation.len(), prepared.test.len()],
         empty: prepared.empty,
+        weak: prepared.weak_parts(),
+        bound: prepared.bound,
+        passed_over: prepared.passed_over,
         steps,
         done: run.progress.steps,
     });
+    if options.finish {
+        run.measure_unfinished(tell)?;
+    }
     if options.finish && run.progress.history.is_empty() {
         return Err(Error::Invalid(format!("`{}` holds no pass that could be finished", options.out.display())));
     }
@@ -330,18 +328,27 @@ struct Run<'a> {
     prepared: &'a Prepared,
     encoder: TrainableEncoder,
     optimiser: AdamW,
+    average: Option<Average>,
     progress: checkpoint::Progress,
 }
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, base: &Base, prepared: &'a Prepared) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let pretrained = read_weights(&base.weights)?;
+        let pretrained = read_shards(&base.weights)?;
         let encoder = TrainableEncoder::new(base.config.clone(), &pretrained, &mut random)?;
-        let settings = Settings { decay: options.weight_decay, clip: options.clip };
+        let settings = Settings { decay: options.weight_decay, clip: options.clip, layer_decay: options.layer_decay };
         let mut optimiser = AdamW::new(encoder.weights(), settings);
-        let progress = checkpoint::take_up(options, &encoder, &mut optimiser)?;
-        Ok(Self { options, prepared, encoder, optimiser, progress })
+        let averaged = options.average > 0.0;
+        let mut average = averaged.then(|| Average::new(encoder.weights(), options.average)).transpose()?;
+        let progress = checkpoint::take_up(
+            options,
+            checkpoint::fingerprint(options, &prepared.digest())?,
+            &encoder,
+            &mut optimiser,
+            average.as_mut(),
+        )?;
+        Ok(Self { options, prepared, encoder, optimiser, average, progress })
     }
 
     fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
@@ -351,7 +358,8 @@ impl<'a> Run<'a> {
             examples: self.options.batch,
             tokens: self.options.batch_tokens,
         };
-        order.batches(&self.prepared.training, |index| self.prepared.inputs[index].tokens.len())
+        let examples = self.prepared.drawn(self.options, epoch);
+        order.batches(&examples, |index| self.prepared.inputs[index].tokens.len())
     }
 
     fn steps_per_epoch(&self, epoch: usize) -> usize {
@@ -377,23 +385,50 @@ impl<'a> Run<'a> {
                 seconds: started.elapsed().as_secs_f64(),
             });
             if self.progress.steps.is_multiple_of(self.options.checkpoint_steps) {
-                checkpoint::write(self.options, &self.encoder, &self.optimiser, &self.progress)?;
+                self.checkpoint()?;
             }
         }
-        let measured = self.validate(self.progress.loss / batches.len() as f64)?;
+        self.measure(batches.len(), tell)?;
+        self.progress.epoch += 1;
+        self.progress.batch = 0;
+        self.progress.loss = 0.0;
+        self.checkpoint()
+    }
+
+    /// Measures the weights after `batches` batches of a pass, and keeps them if they are the best so far.
+    fn measure(&mut self, batches: usize, tell: &mut dyn FnMut(&Event<'_>)) -> Result<()> {
+        let measured = self.validate(self.progress.loss / batches as f64)?;
         tell(&Event::Validated(&measured));
         let best = self.progress.history.iter().map(|epoch| epoch.score).fold(f64::NEG_INFINITY, f64::max);
         if measured.score > best {
-            checkpoint::write_best(&self.options.out, &self.encoder)?;
+            checkpoint::write_best(&self.options.out, &self.weights()?)?;
             self.progress.stale = 0;
         } else {
             self.progress.stale += 1;
         }
         self.progress.history.push(measured);
-        self.progress.epoch += 1;
-        self.progress.batch = 0;
-        self.progress.loss = 0.0;
-        checkpoint::write(self.options, &self.encoder, &self.optimiser, &self.progress)
+        Ok(())
+    }
+
+    /// Measures what a run holds that was stopped within a pass, so that it can be written too.
+    fn measure_unfinished(&mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<()> {
+        let measured = self.progress.history.last().map_or(0, |epoch| epoch.steps);
+        if self.progress.batch > 0 && self.progress.steps > measured {
+            self.measure(self.progress.batch, tell)?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<()> {
+        checkpoint::write(self.options, &self.encoder, &self.optimiser, self.average.as_ref(), &self.progress)
+    }
+
+    /// The weights that are measured and written.
+    fn weights(&self) -> Result<HashMap<String, Tensor>> {
+        match &self.average {
+            Some(average) => average.tensors(self.encoder.weights()),
+            None => Ok(self.encoder.tensors()),
+        }
     }
 
     fn step(&mut self, batch: &[usize], total: usize) -> Result<(f64, f64)> {
@@ -403,22 +438,30 @@ impl<'a> Run<'a> {
         let width = 2 * self.encoder.width();
         let keep = encoder::keep(batch.len(), width, self.options.dropout, &mut random)?;
         let logits = self.encoder.logits(&self.prepared.inputs(batch), Some(&keep))?;
-        let loss = encoder::loss(&logits, &encoder::targets(&self.prepared.targets(batch))?)?;
+        let (targets, weights) = self.prepared.targets(batch, self.options.side_weight);
+        let loss =
+            encoder::loss(&logits, &encoder::rows(&targets)?, &encoder::rows(&weights.iter().collect::<Vec<_>>())?)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         let rise = rate(step, total, self.options.warm_up);
         let rates = Rates { encoder: rise * self.options.learning_rate, head: rise * self.options.head_learning_rate };
         let norm = self.optimiser.step(&loss.backward()?, rates)?;
         match norm {
-            Some(norm) if value.is_finite() => Ok((value, norm)),
+            Some(norm) if value.is_finite() => {
+                if let Some(average) = &mut self.average {
+                    average.take(self.encoder.weights(), step + 1)?;
+                }
+                Ok((value, norm))
+            }
             _ => Err(Error::Diverged { step }),
         }
     }
 
     fn validate(&self, training_loss: f64) -> Result<Epoch> {
-        let serving = Encoder::new(self.encoder.config(), &self.encoder.tensors())?;
+        let serving = Encoder::new(self.encoder.config(), &self.weights()?)?;
         let logits = evaluation::logits(&serving, &self.prepared.inputs(&self.prepared.validation))?;
-        let targets = self.prepared.targets(&self.prepared.validation);
-        Ok(evaluation::epoch(self.progress.epoch + 1, training_loss, &logits, &targets))
+        let examples = self.prepared.examples(&self.prepared.validation);
+        let place = (self.progress.epoch + 1, self.progress.steps);
+        Ok(evaluation::epoch(place, training_loss, &logits, &examples))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! A file has a line per example, plain or gzip'd: `{"conversation_id", "source", "turn": index of the follow-up,
 //! "messages": [{"role", "content"}, … up to the follow-up], "sat": [names], "dsat": [names]}`; more fields are passed
-//! over. Names are those of [`Label`].
+//! over. Names are those of [`Label`]. Conversations that were judged some other way are read by [`read_weak`].
+
+mod weak;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,11 +13,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use uptake_model::labels::{DSAT, Kind, Label, OUTPUTS, SAT};
-use uptake_tagger::Exchange;
+use uptake_tagger::{Exchange, Role};
 
 use crate::error::{Error, Result};
 
-/// One labelled follow-up.
+pub use weak::{Weak, WeakConversation, bind, read_weak};
+
+/// One follow-up with what is known of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Examples of one conversation stay together in the split.
@@ -28,16 +32,71 @@ pub struct Example {
     pub response: String,
     /// The follow-up turn.
     pub follow_up: String,
-    /// 1 for each output that holds, else 0.
+    /// User messages before the last one, the newest first.
+    pub earlier_users: Vec<String>,
+    /// Responses before the response, the newest first.
+    pub earlier_responses: Vec<String>,
+    /// How far each output holds, 0 to 1.
     pub targets: [f32; OUTPUTS],
+    /// How much each output counts in training; 0 where nothing is known of it.
+    pub weights: [f32; OUTPUTS],
+    /// For which outputs it can be said whether they hold (from 0.5 on), so that they are measured on it.
+    pub known: [bool; OUTPUTS],
+    /// Hash of the conversation up to the follow-up: tells that two files hold the same conversation under other names.
+    pub place: Place,
 }
 
 impl Example {
     /// The texts.
     #[must_use]
     pub fn exchange(&self) -> Exchange<'_> {
-        Exchange { last_user: &self.last_user, response: &self.response, follow_up: &self.follow_up }
+        Exchange {
+            earlier_users: self.earlier_users.iter().map(String::as_str).collect(),
+            earlier_responses: self.earlier_responses.iter().map(String::as_str).collect(),
+            ..Exchange::alone(&self.last_user, &self.response, &self.follow_up)
+        }
     }
+
+    /// The follow-up at `turn` of a conversation, with nothing known of it yet.
+    fn at(conversation_id: &str, source: &str, messages: &[Message], turn: usize) -> Option<Self> {
+        let said: Vec<uptake_tagger::Message<'_>> = messages
+            .iter()
+            .map(|message| uptake_tagger::Message { role: Role::of(&message.role), text: &message.content })
+            .collect();
+        let exchange = Exchange::at(&said, turn)?;
+        let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Some(Self {
+            conversation_id: conversation_id.to_owned(),
+            source: source.to_owned(),
+            last_user: exchange.last_user.to_owned(),
+            response: exchange.response.to_owned(),
+            follow_up: exchange.follow_up.to_owned(),
+            earlier_users: own(&exchange.earlier_users),
+            earlier_responses: own(&exchange.earlier_responses),
+            targets: [0.0; OUTPUTS],
+            weights: [0.0; OUTPUTS],
+            known: [false; OUTPUTS],
+            place: places(messages).nth(turn).unwrap_or_default(),
+        })
+    }
+}
+
+/// See [`Example::place`].
+pub type Place = [u8; 16];
+
+/// The place of each message of a conversation.
+fn places(messages: &[Message]) -> impl Iterator<Item = Place> {
+    messages.iter().scan(Sha256::new(), |hash, message| {
+        for text in [&message.role, &message.content] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        let mut place = Place::default();
+        for (into, byte) in place.iter_mut().zip(hash.clone().finalize()) {
+            *into = byte;
+        }
+        Some(place)
+    })
 }
 
 #[derive(Deserialize)]
@@ -63,18 +122,25 @@ struct Message {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Example>> {
     let mut examples = Vec::new();
     for path in paths {
-        let broken = |source| Error::File { action: "read", path: path.clone(), source };
-        for (index, line) in open(path).map_err(broken)?.lines().enumerate() {
-            let line = line.map_err(broken)?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let example =
-                parse(&line).map_err(|reason| Error::Data { path: path.clone(), line: index as u64 + 1, reason })?;
-            examples.push(example);
-        }
+        each_line(path, &mut |line| {
+            examples.push(parse(line)?);
+            Ok(())
+        })?;
     }
     Ok(examples)
+}
+
+/// Calls `take` with each line of a file that is not empty; what it refuses is told with its place.
+fn each_line(path: &Path, take: &mut dyn FnMut(&str) -> Result<(), String>) -> Result<()> {
+    let broken = |source| Error::File { action: "read", path: path.to_owned(), source };
+    for (index, line) in open(path).map_err(broken)?.lines().enumerate() {
+        let line = line.map_err(broken)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        take(&line).map_err(|reason| Error::Data { path: path.to_owned(), line: index as u64 + 1, reason })?;
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
@@ -91,25 +157,18 @@ fn parse(line: &str) -> Result<Example, String> {
         return Err("turn is 0, a follow-up has a response before it".to_owned());
     };
     let expect = |index: usize, role: &str| match row.messages.get(index) {
-        Some(message) if message.role == role => Ok(message.content.clone()),
+        Some(message) if message.role == role => Ok(()),
         Some(message) => Err(format!("message {index} is by `{}`, not by `{role}`", message.role)),
         None => Err(format!("there is no message {index}")),
     };
-    let (response_text, follow_up) = (expect(response, "assistant")?, expect(row.turn, "user")?);
-    let before = row.messages.get(..response).unwrap_or_default();
-    let last_user = before.iter().rev().find(|message| message.role == "user");
-    let last_user = last_user.map_or_else(String::new, |message| message.content.clone());
-    let mut targets = [0.0; OUTPUTS];
-    mark(&row.sat, Kind::Satisfaction, &mut targets)?;
-    mark(&row.dsat, Kind::Dissatisfaction, &mut targets)?;
-    Ok(Example {
-        conversation_id: row.conversation_id,
-        source: row.source,
-        last_user,
-        response: response_text,
-        follow_up,
-        targets,
-    })
+    expect(response, "assistant")?;
+    expect(row.turn, "user")?;
+    let found = Example::at(&row.conversation_id, &row.source, &row.messages, row.turn);
+    let mut example = found.ok_or_else(|| format!("message {} is no follow-up", row.turn))?;
+    mark(&row.sat, Kind::Satisfaction, &mut example.targets)?;
+    mark(&row.dsat, Kind::Dissatisfaction, &mut example.targets)?;
+    (example.weights, example.known) = ([1.0; OUTPUTS], [true; OUTPUTS]);
+    Ok(example)
 }
 
 fn mark(names: &[String], kind: Kind, targets: &mut [f32; OUTPUTS]) -> Result<(), String> {
@@ -193,6 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn earlier_messages_come_along_and_tell_the_place() {
+        let line = LINE
+            .replace(
+                r#""messages":["#,
+                r#""messages":[{"role":"user","content":"hey"},{"role":"assistant","content":"yes?"},"#,
+            )
+            .replace(r#""turn":2"#, r#""turn":4"#);
+        let example = parse(&line).unwrap();
+        assert_eq!(
+            (example.earlier_users, example.earlier_responses),
+            (vec!["hey".to_owned()], vec!["yes?".to_owned()])
+        );
+        assert_ne!(example.place, parse(LINE).unwrap().place);
+        assert_eq!(parse(LINE).unwrap().place, parse(&LINE.replace("\"c\"", "\"d\"")).unwrap().place);
+    }
+
+    #[test]
     fn what_is_no_example_is_refused_with_its_reason() {
         for (from, to, reason) in [
             (r#""turn":2"#, r#""turn":0"#, "turn is 0"),
@@ -222,6 +298,17 @@ mod tests {
         let error = read(&[plain]).unwrap_err().to_string();
         assert!(error.contains("line 2: missing field"), "{error}");
         assert!(read(&[directory.path().join("none.jsonl")]).is_err());
+    }
+
+    #[test]
+    fn the_written_rows_of_this_repository_are_examples() {
+        let examples = read(&[concat!(env!("CARGO_MANIFEST_DIR"), "/data/written.jsonl.gz").into()]).unwrap();
+        assert_eq!(examples.len(), 3452);
+        assert!(examples.iter().all(|example| example.source == "authored" && !example.follow_up.trim().is_empty()));
+        let holds = |output: usize| examples.iter().filter(|example| example.targets[output] > 0.5).count();
+        assert!((0..OUTPUTS).all(|output| holds(output) >= 70));
+        let plain = examples.iter().filter(|example| example.targets.iter().all(|target| *target < 0.5)).count();
+        assert!(plain * 3 > examples.len(), "{plain}");
     }
 
     #[test]

@@ -194,15 +194,17 @@ impl Batch {
     }
 }
 
-/// Mean over all outputs of the binary cross-entropy, stable for logits of any size: candle's own takes the logarithm of
-/// a sigmoid, which is infinite from 40 on.
-pub(crate) fn loss(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+/// Weighted binary cross-entropy over all outputs, divided by the count of all of them (so that an example of which little
+/// is known pulls little); stable for logits of any size: candle's own takes the logarithm of a sigmoid, which is
+/// infinite from 40 on.
+pub(crate) fn loss(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let softplus = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    Ok(((logits.relu()? - (logits * targets)?)? + softplus)?.mean_all()?)
+    let each = ((logits.relu()? - (logits * targets)?)? + softplus)?;
+    Ok((each * weights)?.mean_all()?)
 }
 
-/// Targets `[examples, 20]`.
-pub(crate) fn targets(rows: &[&[f32; OUTPUTS]]) -> Result<Tensor> {
+/// Rows of numbers, one per output: `[examples, 20]`.
+pub(crate) fn rows(rows: &[&[f32; OUTPUTS]]) -> Result<Tensor> {
     let values: Vec<f32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
     Ok(Tensor::from_vec(values, (rows.len(), OUTPUTS), &Device::Cpu)?)
 }

@@ -25,7 +25,11 @@ fn inputs(lengths: &[usize]) -> Vec<Input> {
 fn some_targets(rows: usize) -> Tensor {
     let rows: Vec<[f32; OUTPUTS]> =
         (0..rows).map(|row| std::array::from_fn(|output| f32::from(u8::from((row + output) % 3 == 0)))).collect();
-    targets(&rows.iter().collect::<Vec<_>>()).unwrap()
+    super::rows(&rows.iter().collect::<Vec<_>>()).unwrap()
+}
+
+fn ones(shape: &Tensor) -> Tensor {
+    shape.ones_like().unwrap()
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn every_weight_gets_a_gradient() {
     let inputs: Vec<&Input> = inputs.iter().collect();
     let encoder = encoder();
     let logits = encoder.logits(&inputs, None).unwrap();
-    let gradients = loss(&logits, &some_targets(3)).unwrap().backward().unwrap();
+    let gradients = loss(&logits, &some_targets(3), &ones(&logits)).unwrap().backward().unwrap();
     for (name, var) in encoder.weights() {
         let gradient = gradients.get(var).unwrap_or_else(|| panic!("no gradient for {name}"));
         let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -68,7 +72,10 @@ fn gradients_are_those_of_finite_differences() {
     let inputs = inputs(&[7, 12]);
     let inputs: Vec<&Input> = inputs.iter().collect();
     let encoder = encoder();
-    let value = || loss(&encoder.logits(&inputs, None).unwrap(), &some_targets(2)).unwrap();
+    let value = || {
+        let logits = encoder.logits(&inputs, None).unwrap();
+        loss(&logits, &some_targets(2), &ones(&logits)).unwrap()
+    };
     let gradients = value().backward().unwrap();
     for (name, index) in [
         ("classifier.weight", 3),
@@ -97,11 +104,30 @@ fn gradients_are_those_of_finite_differences() {
 fn the_loss_is_stable_and_right() {
     let logits = Tensor::new(&[[0.0_f32, 200.0, -200.0, 1.0]], &Device::Cpu).unwrap();
     let targets = Tensor::new(&[[1.0_f32, 1.0, 0.0, 0.0]], &Device::Cpu).unwrap();
-    let value = loss(&logits, &targets).unwrap().to_scalar::<f32>().unwrap();
+    let value = loss(&logits, &targets, &ones(&logits)).unwrap().to_scalar::<f32>().unwrap();
     let expected = (2.0_f32.ln() + (1.0 + 1.0_f32.exp()).ln()) / 4.0;
     assert!((value - expected).abs() < 1e-6, "{value} and {expected}");
-    let wrong = loss(&logits, &(1.0 - targets).unwrap()).unwrap().to_scalar::<f32>().unwrap();
+    let wrong = loss(&logits, &(1.0 - &targets).unwrap(), &ones(&logits)).unwrap().to_scalar::<f32>().unwrap();
     assert!(wrong.is_finite() && wrong > 99.0);
+    let weights = Tensor::new(&[[2.0_f32, 0.0, 0.0, 0.0]], &Device::Cpu).unwrap();
+    let weighted = loss(&logits, &targets, &weights).unwrap().to_scalar::<f32>().unwrap();
+    assert!((weighted - 2.0 * 2.0_f32.ln() / 4.0).abs() < 1e-6, "{weighted}");
+}
+
+/// What is not known of an example does not move anything.
+#[test]
+fn an_output_of_no_weight_has_no_gradient() {
+    let inputs = inputs(&[7, 12]);
+    let inputs: Vec<&Input> = inputs.iter().collect();
+    let encoder = encoder();
+    let logits = encoder.logits(&inputs, None).unwrap();
+    let mut weights = [[0.0_f32; OUTPUTS]; 2];
+    weights[0][3] = 1.0;
+    let weights = super::rows(&weights.iter().collect::<Vec<_>>()).unwrap();
+    let gradients = loss(&logits, &some_targets(2), &weights).unwrap().backward().unwrap();
+    let bias = gradients.get(&encoder.weights()["classifier.bias"]).unwrap().to_vec1::<f32>().unwrap();
+    assert!(bias[3].abs() > 1e-4);
+    assert!(bias.iter().enumerate().all(|(output, slope)| output == 3 || *slope == 0.0), "{bias:?}");
 }
 
 #[test]

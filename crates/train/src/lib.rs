@@ -3,7 +3,9 @@
 //! Core types, one line each:
 //! - [`classifier::train`]: fine-tunes an encoder on labelled follow-ups, calibrates it, measures it on conversations held
 //!   out, writes the model with its card.
-//! - [`data::Example`]: one labelled follow-up; [`data::Split`]: which part of the data a conversation belongs to.
+//! - [`classifier::evaluate`]: the same figures for any model directory and labelled files.
+//! - [`data::Example`]: one follow-up and what is known of it, labelled or judged by ratings, thumbs, breakdowns;
+//!   [`data::Split`]: which part of the data a conversation belongs to.
 //! - [`metrics`]: AUROC, average precision, F1, calibration error, and their intervals over conversations.
 //!
 //! Invariants: a conversation is in one part of the split only; nothing measured on the test part decides anything; all
@@ -13,6 +15,7 @@
 //! Absent on purpose: drawing progress (the caller is told of events) and serving.
 
 mod adamw;
+mod average;
 mod calibration;
 pub mod classifier;
 pub mod data;

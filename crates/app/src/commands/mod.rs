@@ -4,6 +4,7 @@ mod annotate;
 mod config;
 mod consume;
 mod demo;
+mod evaluate;
 mod import;
 mod run;
 mod snapshot;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Config(config::Config),
     Consume(consume::Consume),
     Demo(demo::Demo),
+    #[command(subcommand)]
+    Evaluate(evaluate::Evaluate),
     Import(import::Import),
     Run(run::Run),
     Snapshot(snapshot::Arguments),
@@ -54,6 +57,7 @@ impl Command {
             Self::Config(command) => command.run(context).await,
             Self::Consume(command) => command.run(context).await,
             Self::Demo(command) => Box::pin(command.run(context)).await,
+            Self::Evaluate(command) => command.run(context).await,
             Self::Import(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
             Self::Snapshot(arguments) => snapshot::run(arguments, context).await,

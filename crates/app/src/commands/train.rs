@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
-use uptake_train::classifier::{self, Event, Figures, Options, OutputFigures};
+use uptake_tagger::Layout;
+use uptake_train::classifier::{self, Event, Options};
+use uptake_train::data::Weak;
 
+use crate::commands::evaluate::summary;
 use crate::context::Context;
 use crate::progress;
 
@@ -26,6 +29,19 @@ pub(crate) struct Classifier {
     /// Labelled follow-ups: JSON lines with `conversation_id`, source, turn, messages, sat and dsat, plain or gzip'd.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+
+    /// Conversations judged by ratings, thumbs or breakdowns instead of labels, and how much a row of them counts beside a
+    /// labelled one's 1; they teach sat and dsat alone.
+    #[arg(long, num_args = 1.., value_name = "FILE[=WEIGHT]")]
+    weak: Vec<Weak>,
+
+    /// Rows drawn from each such file in a pass at most.
+    #[arg(long, default_value_t = Options::default().weak_rows)]
+    weak_rows: usize,
+
+    /// How an exchange becomes an input.
+    #[arg(long, default_value = Options::default().layout.name(), value_name = "LAYOUT")]
+    template: Layout,
 
     /// Directory of the encoder: config.json, tokenizer.json, model.safetensors (BERT, as Hugging Face lays it out).
     #[arg(long, value_name = "DIR")]
@@ -63,11 +79,27 @@ pub(crate) struct Classifier {
     #[arg(long, default_value_t = Options::default().learning_rate)]
     learning_rate: f64,
 
-    /// Precision on the validation part that thresholds aim at.
+    /// Each layer's learning rate is that of the layer above it times this.
+    #[arg(long, default_value_t = Options::default().layer_decay)]
+    layer_decay: f64,
+
+    /// Weight of the loss of sat and of dsat beside a label's 1.
+    #[arg(long, default_value_t = Options::default().side_weight)]
+    side_weight: f32,
+
+    /// Keep a running average of the weights that keeps this much of itself in a step, and write that; 0 keeps none.
+    #[arg(long, default_value_t = Options::default().average)]
+    average: f64,
+
+    /// Steps between checkpoints.
+    #[arg(long, default_value_t = Options::default().checkpoint_steps)]
+    checkpoint_steps: usize,
+
+    /// Precision that thresholds aim at, in a log where as few turns carry a signal as in use.
     #[arg(long, default_value_t = Options::default().target_precision)]
     target_precision: f64,
 
-    /// Train no further: write the model of the best pass that a killed run left in --out.
+    /// Train no further: write the best model that a killed run left in --out.
     #[arg(long)]
     finish: bool,
 
@@ -84,8 +116,10 @@ impl Train {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
-        let Self::Classifier(classifier) = self;
-        tokio::task::spawn_blocking(move || classifier.train(terminal)).await?
+        tokio::task::spawn_blocking(move || match self {
+            Self::Classifier(classifier) => classifier.train(terminal),
+        })
+        .await?
     }
 }
 
@@ -94,6 +128,9 @@ impl Classifier {
         let out = self.out.clone();
         let options = Options {
             data: self.data,
+            weak: self.weak,
+            weak_rows: self.weak_rows,
+            layout: self.template,
             base: self.base,
             out: self.out,
             name: self.name,
@@ -103,6 +140,10 @@ impl Classifier {
             max_tokens: self.max_tokens,
             batch: self.batch,
             learning_rate: self.learning_rate,
+            layer_decay: self.layer_decay,
+            side_weight: self.side_weight,
+            average: self.average,
+            checkpoint_steps: self.checkpoint_steps,
             target_precision: self.target_precision,
             finish: self.finish,
             base_origin: self.base_origin,
@@ -111,70 +152,93 @@ impl Classifier {
         };
         let bar = progress::bar(terminal, Some(0), "steps");
         bar.set_message("train");
-        let mut smooth = None;
-        let figures = classifier::train(&options, &mut |event| tell(&bar, &mut smooth, event));
+        let mut shown = Shown::default();
+        let figures = classifier::train(&options, &mut |event| shown.tell(&bar, event));
         bar.finish_and_clear();
         let figures = figures.context("train a classifier")?;
-        summary(&figures, &out).context("write the summary")?;
+        let mut stdout = io::stdout().lock();
+        summary(&mut stdout, &figures).context("write the summary")?;
+        writeln!(stdout, "the card is {}", out.join("README.md").display())?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Shows an event: the loss beside the bar on a terminal, a log line elsewhere.
-fn tell(bar: &ProgressBar, smooth: &mut Option<f64>, event: &Event<'_>) {
-    match event {
-        Event::Prepared { seed, parts: [training, validation, test], empty, steps, done } => {
-            bar.set_length(*steps as u64);
-            bar.set_position(*done as u64);
-            tracing::info!(seed, training, validation, test, empty, steps, done, "data prepared");
-        }
-        Event::Step { epoch, step, loss, norm, seconds } => {
-            let mean = smooth.map_or(*loss, |mean| 0.95 * mean + 0.05 * loss);
-            *smooth = Some(mean);
-            bar.set_position(*step as u64);
-            bar.set_message(format!("pass {epoch}, loss {mean:.4}"));
-            tracing::debug!(epoch, step, loss, norm, seconds, "step");
-        }
-        Event::Validated(epoch) => tracing::info!(
-            epoch = epoch.epoch,
-            training_loss = epoch.training_loss,
-            validation_loss = epoch.validation_loss,
-            sat = epoch.sat,
-            dsat = epoch.dsat,
-            labels = epoch.labels,
-            "validated"
-        ),
-        Event::StoppedEarly => tracing::info!("stopped early: the validation score no longer rises"),
-        Event::Finished(_) => tracing::info!("model written"),
-    }
+/// Steps between two log lines about them.
+const STEPS_A_LINE: usize = 10;
+
+/// What stands beside the bar on a terminal, and in log lines elsewhere.
+#[derive(Default)]
+struct Shown {
+    steps: usize,
+    loss: Option<f64>,
+    seconds: Option<f64>,
 }
 
-fn summary(figures: &Figures, out: &std::path::Path) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(
-        stdout,
-        "{:<24} {:>9} {:>6} {:>6} {:>6} {:>9} {:>9}",
-        "output", "positives", "AUROC", "AP", "F1", "precision", "recall"
-    )?;
-    for output in &figures.outputs {
-        let OutputFigures { output: name, positives, auroc, average_precision, f1, decision, .. } = output;
-        let show = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
-        let measured = |value: f64| show(f1.map(|_| value));
-        writeln!(
-            stdout,
-            "{name:<24} {positives:>9} {:>6} {:>6} {:>6} {:>9} {:>9}",
-            show(auroc.map(|auroc| auroc.value)),
-            show(average_precision.map(|precision| precision.value)),
-            show(f1.map(|f1| f1.value)),
-            measured(decision.precision),
-            measured(decision.recall)
-        )?;
+impl Shown {
+    fn tell(&mut self, bar: &ProgressBar, event: &Event<'_>) {
+        match event {
+            Event::Prepared {
+                seed,
+                parts: [training, validation, test],
+                empty,
+                weak,
+                bound,
+                passed_over,
+                steps,
+                done,
+            } => {
+                self.steps = *steps;
+                bar.set_length(*steps as u64);
+                bar.set_position(*done as u64);
+                let weak = format!("{weak:?}");
+                tracing::info!(
+                    seed,
+                    training,
+                    validation,
+                    test,
+                    empty,
+                    weak,
+                    bound,
+                    passed_over,
+                    steps,
+                    done,
+                    "data prepared"
+                );
+            }
+            Event::Step { epoch, step, loss, norm, seconds } => self.step(bar, *epoch, *step, (*loss, *norm, *seconds)),
+            Event::Validated(epoch) => tracing::info!(
+                epoch = epoch.epoch,
+                steps = epoch.steps,
+                training_loss = epoch.training_loss,
+                validation_loss = epoch.validation_loss,
+                sat = epoch.sat,
+                dsat = epoch.dsat,
+                labels = epoch.labels,
+                "validated"
+            ),
+            Event::StoppedEarly => tracing::info!("stopped early: the validation score no longer rises"),
+            Event::Finished(_) => tracing::info!("model written"),
+        }
     }
-    writeln!(
-        stdout,
-        "{} examples of {} conversations held out; the card is {}",
-        figures.examples,
-        figures.conversations,
-        out.join("README.md").display()
-    )
+
+    fn step(&mut self, bar: &ProgressBar, epoch: usize, step: usize, (loss, norm, seconds): (f64, f64, f64)) {
+        let smooth = |mean: Option<f64>, value: f64| mean.map_or(value, |mean| 0.95 * mean + 0.05 * value);
+        let (mean, pace) = (smooth(self.loss, loss), smooth(self.seconds, seconds));
+        (self.loss, self.seconds) = (Some(mean), Some(pace));
+        bar.set_position(step as u64);
+        bar.set_message(format!("pass {epoch}, loss {mean:.4}"));
+        if step.is_multiple_of(STEPS_A_LINE) {
+            let minutes_left = (self.steps.saturating_sub(step) as f64 * pace / 60.0).round();
+            tracing::info!(
+                epoch,
+                step,
+                of = self.steps,
+                loss = format!("{mean:.4}"),
+                norm = format!("{norm:.2}"),
+                seconds = format!("{pace:.2}"),
+                minutes_left,
+                "training"
+            );
+        }
+    }
 }

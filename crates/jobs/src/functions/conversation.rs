@@ -12,6 +12,7 @@ use datafusion::common::Result;
 use uptake_model::facts::{ReactionFact, TurnFact, reaction_of, turns_of};
 use uptake_model::tables::{Kind, list_item, message_fields, utc};
 use uptake_model::tree::{self, TreeTurn};
+use uptake_tagger::LOOKED_AT;
 
 use super::arrays::{field, integers, lists, struct_lists, structs, text_at, text_lists, texts, times};
 use super::{words, wrong};
@@ -183,13 +184,35 @@ pub(super) fn resolve_exchanges(arguments: &[ArrayRef]) -> Result<ArrayRef> {
 }
 
 /// Where a row's items stand among all items.
-fn range(list: &ListArray, row: usize) -> std::ops::Range<usize> {
+pub(super) fn range(list: &ListArray, row: usize) -> std::ops::Range<usize> {
     if list.is_null(row) {
         return 0..0;
     }
     let offsets = list.value_offsets();
     let at = |index: usize| usize::try_from(offsets[index]).unwrap_or_default();
     at(row)..at(row + 1)
+}
+
+/// `messages_before(list of {turn_id, role, text}, path)`: the last turns of a path as chat messages, as many as the tagger
+/// looks at, so that the turns of a long conversation do not carry all of it each; what is missing is left out.
+pub(super) fn messages_before(arguments: &[ArrayRef]) -> Result<ArrayRef> {
+    let (conversations, paths) = (lists(&arguments[0])?, lists(&arguments[1])?);
+    let items = structs(&conversations)?;
+    let (ids, roles) = (texts(&field(&items, "turn_id")?)?, texts(&field(&items, "role")?)?);
+    let contents = texts(&field(&items, "text")?)?;
+    let steps = texts(paths.values())?;
+    let mut said: Vec<(&str, &str)> = Vec::new();
+    let mut lengths = Vec::with_capacity(paths.len());
+    for row in 0..paths.len() {
+        let turns: HashMap<&str, usize> = range(&conversations, row).map(|at| (ids.value(at), at)).collect();
+        let path = range(&paths, row);
+        let last = path.start.max(path.end.saturating_sub(LOOKED_AT))..path.end;
+        let before = said.len();
+        let found = last.filter_map(|step| turns.get(steps.value(step)));
+        said.extend(found.map(|at| (roles.value(*at), contents.value(*at))));
+        lengths.push(Some(said.len() - before));
+    }
+    messages(&said, &lengths)
 }
 
 /// `messages_at(list of {turn_id, role, text}, path)`: the turns of a path as chat messages; null where one is missing.

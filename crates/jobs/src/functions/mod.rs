@@ -103,6 +103,7 @@ pub(crate) fn register(context: &SessionContext, tagging: &Tagging) {
         Function::fixed("message_turns", 4, conversation::turns_type(), conversation::message_turns),
         Function::fixed("reaction", 1, conversation::reaction_type(), conversation::reaction),
         Function::fixed("resolve_exchanges", 1, conversation::exchanges_type(), conversation::resolve_exchanges),
+        Function::fixed("messages_before", 2, conversation::messages_type(), conversation::messages_before),
         Function::fixed("messages_at", 2, conversation::messages_type(), conversation::messages_at),
         Function::fixed("message", 2, conversation::messages_type(), conversation::message),
         Function::fixed("with_answer", 2, conversation::messages_type(), conversation::with_answer),

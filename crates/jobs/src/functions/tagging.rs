@@ -1,4 +1,4 @@
-//! `tag(last_user, response, follow_up)`: the tagger as a function of SQL.
+//! `tag(messages before the response, response, follow_up)`: the tagger as a function of SQL.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use datafusion::common::Result;
 use datafusion::logical_expr::ScalarUDF;
 use uptake_model::labels::{DSAT, OUTPUTS, SAT, output_name};
 use uptake_model::tables::Kind;
-use uptake_tagger::Exchange;
+use uptake_tagger::{Exchange, Message, Role};
 
-use super::arrays::{text_at, text_lists, texts};
-use super::{Function, wrong};
+use super::arrays::{field, lists, structs, text_at, text_lists, texts};
+use super::{Function, conversation, wrong};
 use crate::tag::Tag;
 
 /// Exchanges handed to the tagger at once: enough to fill its batches, few enough that progress moves.
@@ -57,14 +57,20 @@ impl Tagging {
     }
 
     fn tag(&self, arguments: &[ArrayRef]) -> Result<ArrayRef> {
-        let (last_users, responses) = (texts(&arguments[0])?, texts(&arguments[1])?);
+        let (before, responses) = (lists(&arguments[0])?, texts(&arguments[1])?);
+        let said = structs(&before)?;
+        let (roles, contents) = (texts(&field(&said, "role")?)?, texts(&field(&said, "content")?)?);
         let follow_ups = texts(&arguments[2])?;
         let rows = follow_ups.len();
+        let message = |at: usize| Message {
+            role: text_at(&roles, at).map_or(Role::Other, Role::of),
+            text: text_at(&contents, at).unwrap_or_default(),
+        };
         let exchanges: Vec<Exchange<'_>> = (0..rows)
-            .map(|row| Exchange {
-                last_user: text_at(&last_users, row).unwrap_or_default(),
-                response: text_at(&responses, row).unwrap_or_default(),
-                follow_up: text_at(&follow_ups, row).unwrap_or_default(),
+            .map(|row| {
+                let newest_first = conversation::range(&before, row).rev().map(message);
+                let text = |column| text_at(column, row).unwrap_or_default();
+                Exchange::after(newest_first, text(&responses), text(&follow_ups))
             })
             .collect();
         let mut scores = Vec::with_capacity(rows);

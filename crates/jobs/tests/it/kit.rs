@@ -45,7 +45,7 @@ const WORDS: [(&str, Label); 9] = [
     ("again", Label::Revision),
 ];
 
-/// Fires a label for each of a few words.
+/// Fires a label for each of a few words, and revision where the user says again what they said before the last message.
 #[derive(Debug, Default)]
 pub(crate) struct KeywordTagger {
     pub(crate) tagged: AtomicUsize,
@@ -66,7 +66,8 @@ impl Tag for KeywordTagger {
 fn score(exchange: &Exchange<'_>) -> Scored {
     let mut scored = Scored { probabilities: [0.0625; OUTPUTS], fires: [false; OUTPUTS] };
     let said = exchange.follow_up.to_lowercase();
-    for (word, label) in WORDS {
+    let again = exchange.earlier_users.contains(&exchange.follow_up).then_some(("", Label::Revision));
+    for (word, label) in WORDS.into_iter().chain(again) {
         if said.contains(word) {
             for output in [label.output(), label.kind().output()] {
                 scored.probabilities[output] = 0.875;

@@ -44,6 +44,25 @@ impl Order {
     }
 }
 
+/// Examples of weak evidence for one pass: at most `most` of those in `classes` (examples of like outcome), as even over
+/// the classes as they allow, so that the common outcome does not drown the others. Another pass is another draw.
+pub(super) fn draw(classes: &[Vec<usize>], most: usize, seed: u64, epoch: usize, file: usize) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream((1 << 62) + ((epoch as u64) << 16) + file as u64);
+    let mut by_size: Vec<Vec<usize>> = classes.to_vec();
+    by_size.sort_by_key(Vec::len);
+    let mut drawn = Vec::new();
+    let count = by_size.len();
+    for (index, mut class) in by_size.into_iter().enumerate() {
+        // What a small class leaves goes to the larger ones.
+        let share = (most - drawn.len()) / (count - index);
+        class.shuffle(&mut random);
+        class.truncate(share);
+        drawn.extend(class);
+    }
+    drawn
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,6 +89,21 @@ mod tests {
             padded += batch.len() * batch.iter().map(|example| length(*example)).max().unwrap();
         }
         assert!(padded * 100 < real * 110, "{padded} padded tokens for {real}");
+    }
+
+    #[test]
+    fn a_draw_is_even_bounded_and_another_in_each_pass() {
+        let classes = [(0..10).collect::<Vec<usize>>(), (100..200).collect(), (1000..5000).collect()];
+        let draw = |most, epoch| draw(&classes, most, 1, epoch, 0);
+        let count = |drawn: &[usize]| {
+            [0..10, 100..200, 1000..5000].map(|class| drawn.iter().filter(|index| class.contains(*index)).count())
+        };
+        assert_eq!(count(&draw(90, 0)), [10, 40, 40]);
+        assert_eq!(count(&draw(300, 0)), [10, 100, 190]);
+        assert_eq!(count(&draw(100_000, 0)), [10, 100, 4000]);
+        assert!(draw(0, 0).is_empty());
+        assert_eq!(draw(90, 2), draw(90, 2));
+        assert_ne!(draw(90, 2), draw(90, 3));
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use uptake_tagger::Layout;
+
 use super::output::Parts;
-use super::{Epoch, Figures, Options, OutputFigures};
+use super::{DSAT_RATE, Epoch, Figures, HardNegatives, InUse, Options, OutputFigures, SAT_RATE, WeakFigures};
 use crate::metrics::Estimate;
 
 /// What the card tells; written by `Display` as Markdown.
@@ -47,7 +49,6 @@ const LIMITS: &str = "
 - Base rates differ: positives are far commoner in the data than in a product's log, so precision there is lower than here
   at the same threshold, and probabilities are calibrated to these data. Look at a sample of your own before you rely on it.
 - A label's figure rests on few positives; read the intervals. Labels without figures had too few to measure.
-- It reads the last user message, the response and the follow-up; earlier turns are not seen.
 - Labels say what a follow-up expresses, not whether the response was right.
 - Not for judging people: it scores answers, and is wrong often enough that a single score decides nothing.
 ";
@@ -62,9 +63,19 @@ impl Card<'_> {
              dissatisfaction, and any of either kind. Version `{}`.\n",
             self.version
         )?;
+        let row = match self.options.layout {
+            Layout::FollowUp => "`[CLS] follow-up [SEP] end of response [SEP] last user message [SEP]`",
+            Layout::Related => {
+                "`[CLS] marks follow-up [SEP] end of response [SEP] last user message [SEP] earlier message [SEP]`; the marks\n  \
+                 say how the follow-up relates by its words to the last user message and to the earlier one most like it (the\n  \
+                 same, near, like, part, whole, slight, none) and whether the response repeats an earlier one; the earlier user\n  \
+                 message is there only if it is like the follow-up"
+            }
+        };
         writeln!(
             formatter,
-            "- Input: `[CLS] follow-up [SEP] end of response [SEP] last user message [SEP]`, at most {} tokens.",
+            "- Input (`{}`): {row}, at most {} tokens.",
+            self.options.layout.name(),
             self.options.max_tokens
         )?;
         writeln!(
@@ -78,7 +89,7 @@ impl Card<'_> {
     }
 
     fn data(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parts { training, validation, test, empty } = self.parts;
+        let Parts { training, validation, test, empty, weak, bound, passed_over } = self.parts;
         writeln!(formatter, "\n## Data")?;
         if !self.options.data_origin.is_empty() {
             writeln!(formatter, "{}\n", self.options.data_origin)?;
@@ -88,7 +99,23 @@ impl Card<'_> {
             "Split by conversation (a hash of its id, seed {}): {training} examples to train, {validation} to stop, calibrate\n\
              and set thresholds, {test} ({} conversations) to measure, once. {empty} without text were left out.",
             self.options.seed, self.figures.conversations
-        )
+        )?;
+        if self.options.weak.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            formatter,
+            "\nBeside them, for `sat` and `dsat` alone, follow-ups judged in another way ({} to train, {} to validate, {} to measure;\n\
+             {passed_over} judgements without a follow-up right after were left out). A pass draws up to {} of each file, even over\n\
+             outcomes. {bound} conversations that labelled rows come from as well stay in the part of those rows.\n",
+            weak[0], weak[1], weak[2], self.options.weak_rows
+        )?;
+        writeln!(formatter, "| file | weight of a row |\n|---|---|")?;
+        for weak in &self.options.weak {
+            let name = weak.path.file_name().unwrap_or_default().to_string_lossy();
+            writeln!(formatter, "| {name} | {} |", weak.weight)?;
+        }
+        Ok(())
     }
 
     fn training(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,31 +123,45 @@ impl Card<'_> {
         writeln!(formatter, "\n## Training")?;
         writeln!(
             formatter,
-            "Binary cross-entropy over all outputs; AdamW, rate {} (head {}), decay {}, warm-up {:.0} % then linear to nothing,\n\
-             clipped at {}, dropout {} on the pooled state, up to {} examples a step, seed {}. All weights are trained, and\n\
-             written in half precision; all figures are of what is written.\n",
+            "Binary cross-entropy over all outputs (`sat` and `dsat` {} times); AdamW, rate {} (head {}, each layer {} times that\n\
+             of the one above), decay {}, warm-up {:.0} % then linear to nothing, clipped at {}, dropout {} on the pooled state,\n\
+             up to {} examples a step, seed {}. All weights are trained{}, and written in half precision; all figures are of\n\
+             what is written.\n",
+            options.side_weight,
             options.learning_rate,
             options.head_learning_rate,
+            options.layer_decay,
             options.weight_decay,
             options.warm_up * 100.0,
             options.clip,
             options.dropout,
             options.batch,
-            options.seed
+            options.seed,
+            if options.average > 0.0 {
+                format!(", averaged over steps (keeping {} of the average in each)", options.average)
+            } else {
+                String::new()
+            }
         )?;
         writeln!(
             formatter,
-            "| pass | training loss | validation loss | AP sat | AP dsat | mean AP labels |\n|---|---|---|---|---|---|"
+            "| pass | steps | training loss | validation loss | AP sat | AP dsat | mean AP labels |\n|---|---|---|---|---|---|---|"
         )?;
         for epoch in self.history {
             writeln!(
                 formatter,
-                "| {} | {:.4} | {:.4} | {:.3} | {:.3} | {:.3} |",
-                epoch.epoch, epoch.training_loss, epoch.validation_loss, epoch.sat, epoch.dsat, epoch.labels
+                "| {} | {} | {:.4} | {:.4} | {:.3} | {:.3} | {:.3} |",
+                epoch.epoch,
+                epoch.steps,
+                epoch.training_loss,
+                epoch.validation_loss,
+                epoch.sat,
+                epoch.dsat,
+                epoch.labels
             )?;
         }
         writeln!(formatter, "\nKept: the pass with the best mean of the last three.")?;
-        let done = self.history.len();
+        let done = self.history.last().map_or(0, |epoch| epoch.epoch);
         if done < options.epochs {
             writeln!(
                 formatter,
@@ -137,10 +178,13 @@ impl Card<'_> {
         writeln!(
             formatter,
             "With 95 % bootstrap intervals over conversations; only where there are {} positives and negatives at least. A\n\
-             threshold is that of the best F1 among those with precision {} on the validation part; where none has it (marked\n\
-             `*`), that of the best F1.\n",
+             threshold is that of the best F1 among those with precision {} on the validation part, reckoned for a log in which\n\
+             {:.1} % of user turns carry satisfaction and {:.1} % dissatisfaction; where none has it (marked `*`), that of the best F1\n\
+             there. Precision and F1 in the table are those on the test part, where positives are far commoner.\n",
             super::evaluation::FEWEST,
-            self.options.target_precision
+            self.options.target_precision,
+            SAT_RATE * 100.0,
+            DSAT_RATE * 100.0
         )?;
         writeln!(
             formatter,
@@ -162,6 +206,50 @@ impl Card<'_> {
         for source in &figures.sources {
             row(formatter, &format!("{} ({}) | sat", source.source, source.examples), &source.sat)?;
             row(formatter, &format!("{} ({}) | dsat", source.source, source.examples), &source.dsat)?;
+        }
+        self.in_use(formatter)?;
+        self.weak(formatter)
+    }
+
+    fn in_use(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            formatter,
+            "\n## In use\nOf 1,000 user turns of a log with the base rates above, at the shipped thresholds:\n"
+        )?;
+        writeln!(
+            formatter,
+            "| output | carry it | fire | of those right | recall | false alarms on the test part |\n|---|---|---|---|---|---|"
+        )?;
+        for figures in &self.figures.in_use {
+            let InUse { output, carry, fire, right, recall, alarms_counted: [alarms, of], .. } = figures;
+            writeln!(formatter, "| {output} | {carry:.0} | {fire:.1} | {right:.1} | {recall:.2} | {alarms} of {of} |")?;
+        }
+        if let Some(HardNegatives { examples, sat, dsat, either }) = self.figures.hard_negatives {
+            writeln!(
+                formatter,
+                "\nThe test part's turns are harder than a log's, so fewer false alarms are to be expected there. Of {examples} written\n\
+                 follow-ups without any label, made to look like a signal, {either} fire ({:.1} %: sat {sat}, dsat {dsat}).",
+                100.0 * either as f64 / examples as f64
+            )?;
+        }
+        Ok(())
+    }
+
+    fn weak(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.figures.weak.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            formatter,
+            "\n## Ratings, thumbs and breakdowns, held out\nAUROC of the same outputs, on all judged follow-ups:\n"
+        )?;
+        writeln!(
+            formatter,
+            "| source | follow-ups | sat holds | sat | dsat holds | dsat |\n|---|---|---|---|---|---|"
+        )?;
+        for figures in &self.figures.weak {
+            let WeakFigures { source, examples, positives: [sats, dsats], sat, dsat } = figures;
+            writeln!(formatter, "| {source} | {examples} | {sats} | {} | {dsats} | {} |", Shown(*sat), Shown(*dsat))?;
         }
         Ok(())
     }

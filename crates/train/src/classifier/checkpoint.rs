@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Epoch, Options};
 use crate::adamw::AdamW;
+use crate::average::Average;
 use crate::encoder::TrainableEncoder;
 use crate::error::{Error, Result};
 
@@ -23,8 +24,8 @@ const BEST: &str = "best.safetensors";
 /// How far a run has come.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// Of the options: a checkpoint is for the same run only.
-    pub(super) options: String,
+    /// Of options and data: a checkpoint is for the same run only.
+    pub(super) run: String,
     /// Passes done.
     pub(super) epoch: usize,
     /// Batches done of the next pass.
@@ -39,8 +40,9 @@ pub(super) struct Progress {
     pub(super) history: Vec<Epoch>,
 }
 
-fn fingerprint(options: &Options) -> Result<String> {
-    let json = serde_json::to_vec(options).map_err(|error| Error::Bug(error.to_string()))?;
+/// What tells a run from others: its options, and what its data say.
+pub(super) fn fingerprint(options: &Options, data: &str) -> Result<String> {
+    let json = serde_json::to_vec(&(options, data)).map_err(|error| Error::Bug(error.to_string()))?;
     Ok(format!("{:x}", Sha256::digest(json)))
 }
 
@@ -53,6 +55,7 @@ pub(super) fn write(
     options: &Options,
     encoder: &TrainableEncoder,
     optimiser: &AdamW,
+    average: Option<&Average>,
     progress: &Progress,
 ) -> Result<()> {
     let folder = folder(options);
@@ -64,12 +67,16 @@ pub(super) fn write(
         let _ = tensors.insert(format!("first.{name}"), Tensor::new(first, &Device::Cpu)?);
         let _ = tensors.insert(format!("second.{name}"), Tensor::new(second, &Device::Cpu)?);
     }
+    if let Some(average) = average {
+        for (name, tensor) in average.tensors(encoder.weights())? {
+            let _ = tensors.insert(format!("average.{name}"), tensor);
+        }
+    }
     // The step stands in the state too: after a kill between the two files they do not agree, and are not taken up.
     let steps = u32::try_from(progress.steps).map_err(|error| Error::Bug(error.to_string()))?;
     let _ = tensors.insert("steps".to_owned(), Tensor::new(&[steps], &Device::Cpu)?);
     save(&tensors, &folder, STATE)?;
-    let progress = Progress { options: fingerprint(options)?, history: progress.history.clone(), ..*progress };
-    let json = serde_json::to_vec_pretty(&progress).map_err(|error| Error::Bug(error.to_string()))?;
+    let json = serde_json::to_vec_pretty(progress).map_err(|error| Error::Bug(error.to_string()))?;
     let path = folder.join(PROGRESS);
     let written = std::fs::write(folder.join("new"), json).and_then(|()| std::fs::rename(folder.join("new"), &path));
     written.map_err(|source| Error::File { action: "write", path, source })
@@ -87,11 +94,17 @@ fn save(tensors: &HashMap<String, Tensor>, folder: &Path, name: &str) -> Result<
 }
 
 /// Takes up the checkpoint of the same run, if there is one.
-pub(super) fn take_up(options: &Options, encoder: &TrainableEncoder, optimiser: &mut AdamW) -> Result<Progress> {
+pub(super) fn take_up(
+    options: &Options,
+    run: String,
+    encoder: &TrainableEncoder,
+    optimiser: &mut AdamW,
+    average: Option<&mut Average>,
+) -> Result<Progress> {
     let path = folder(options).join(PROGRESS);
     let json = match std::fs::read(&path) {
         Ok(json) => json,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Progress::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Progress { run, ..Progress::default() }),
         Err(source) => return Err(Error::File { action: "read", path, source }),
     };
     let other = |reason: &str| {
@@ -100,8 +113,8 @@ pub(super) fn take_up(options: &Options, encoder: &TrainableEncoder, optimiser: 
     let Ok(progress) = serde_json::from_slice::<Progress>(&json) else {
         return other("holds a checkpoint that cannot be read");
     };
-    if progress.options != fingerprint(options)? {
-        return other("holds the checkpoint of a run with other options");
+    if progress.run != run {
+        return other("holds the checkpoint of a run with other options or other data");
     }
     let mut state = load(&folder(options).join(STATE))?;
     let steps = state.remove("steps").map(|steps| steps.to_vec1::<u32>()).transpose()?;
@@ -118,6 +131,9 @@ pub(super) fn take_up(options: &Options, encoder: &TrainableEncoder, optimiser: 
     optimiser.restore(steps, |name| {
         Ok((take(format!("first.{name}"))?.to_vec1()?, take(format!("second.{name}"))?.to_vec1()?))
     })?;
+    if let Some(average) = average {
+        average.restore(|name| take(format!("average.{name}")))?;
+    }
     Ok(progress)
 }
 
@@ -127,8 +143,8 @@ fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
 }
 
 /// Keeps the weights as the best so far.
-pub(super) fn write_best(out: &Path, encoder: &TrainableEncoder) -> Result<()> {
-    save(&encoder.tensors(), &out.join(FOLDER), BEST)
+pub(super) fn write_best(out: &Path, weights: &HashMap<String, Tensor>) -> Result<()> {
+    save(weights, &out.join(FOLDER), BEST)
 }
 
 /// The best weights of the run.

@@ -7,6 +7,7 @@ use uptake_model::labels::{DSAT, LABELS, OUTPUTS, SAT, output_name};
 use uptake_tagger::{Calibration, Encoder, Input};
 
 use super::Epoch;
+use super::use_figures::InUse;
 use crate::data::Example;
 use crate::error::Result;
 use crate::metrics::{Case, Decision, Estimate, auroc, average_precision, calibration_error};
@@ -15,6 +16,8 @@ use crate::metrics::{Case, Decision, Estimate, auroc, average_precision, calibra
 pub(super) const FEWEST: usize = 15;
 /// Resamples of an interval.
 const RESAMPLES: usize = 1000;
+/// Resamples of an interval over the many follow-ups of ratings.
+const WEAK_RESAMPLES: usize = 200;
 /// Tokens that are scored together.
 const BATCH_TOKENS: usize = 4096;
 
@@ -33,10 +36,12 @@ pub(super) fn logits(encoder: &Encoder, inputs: &[&Input]) -> Result<Vec<[f32; O
     Ok(logits)
 }
 
-/// Cases of one output.
-pub(super) fn cases(scores: &[[f32; OUTPUTS]], targets: &[&[f32; OUTPUTS]], output: usize) -> Vec<Case> {
-    let pairs = scores.iter().zip(targets);
-    pairs.map(|(scores, targets)| Case { score: f64::from(scores[output]), holds: targets[output] > 0.5 }).collect()
+/// Cases of one output: those of which it is known whether it holds.
+pub(super) fn cases(scores: &[[f32; OUTPUTS]], examples: &[&Example], output: usize) -> Vec<Case> {
+    let pairs = scores.iter().zip(examples).filter(|(_, example)| example.known[output]);
+    pairs
+        .map(|(scores, example)| Case { score: f64::from(scores[output]), holds: example.targets[output] >= 0.5 })
+        .collect()
 }
 
 fn enough(cases: &[Case]) -> bool {
@@ -44,14 +49,14 @@ fn enough(cases: &[Case]) -> bool {
     positives >= FEWEST && cases.len() - positives >= FEWEST
 }
 
-/// A pass, measured on the validation part.
+/// A pass (its number and the steps done), measured on the validation part.
 pub(super) fn epoch(
-    number: usize,
+    (number, steps): (usize, usize),
     training_loss: f64,
     logits: &[[f32; OUTPUTS]],
-    targets: &[&[f32; OUTPUTS]],
+    examples: &[&Example],
 ) -> Epoch {
-    let all: Vec<Vec<Case>> = (0..OUTPUTS).map(|output| cases(logits, targets, output)).collect();
+    let all: Vec<Vec<Case>> = (0..OUTPUTS).map(|output| cases(logits, examples, output)).collect();
     let precision = |output: usize| average_precision(&all[output]).unwrap_or(0.0);
     let measured: Vec<f64> = (0..LABELS).filter(|label| enough(&all[*label])).map(precision).collect();
     let (sat, dsat) = (precision(SAT), precision(DSAT));
@@ -63,6 +68,7 @@ pub(super) fn epoch(
     let count = logits.len() * OUTPUTS;
     Epoch {
         epoch: number,
+        steps,
         training_loss,
         validation_loss: losses.sum::<f64>() / count as f64,
         sat,
@@ -112,6 +118,34 @@ pub struct SourceFigures {
     pub dsat: OutputFigures,
 }
 
+/// Figures of `sat` and `dsat` on follow-ups that were judged in another way than by labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeakFigures {
+    /// Name of the source, or of a group of sources.
+    pub source: String,
+    /// Follow-ups.
+    pub examples: usize,
+    /// Follow-ups for which `sat` holds, `dsat` holds.
+    pub positives: [usize; 2],
+    /// AUROC of `sat`, where the judgement says something of it.
+    pub sat: Option<Estimate>,
+    /// AUROC of `dsat`.
+    pub dsat: Option<Estimate>,
+}
+
+/// Written follow-ups without any label: made to look like a signal, so none should fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HardNegatives {
+    /// How many there are.
+    pub examples: usize,
+    /// Those for which `sat` fires.
+    pub sat: usize,
+    /// Those for which `dsat` fires.
+    pub dsat: usize,
+    /// Those for which one or both do.
+    pub either: usize,
+}
+
 /// All that is measured on the test part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
@@ -127,9 +161,18 @@ pub struct Figures {
     pub labels_f1: Option<f64>,
     /// Groups first, then single sources by name.
     pub sources: Vec<SourceFigures>,
+    /// What `sat` and `dsat` come to in use.
+    #[serde(default)]
+    pub in_use: Vec<InUse>,
+    /// Nothing where there are none.
+    #[serde(default)]
+    pub hard_negatives: Option<HardNegatives>,
+    /// Follow-ups judged in another way, by source.
+    #[serde(default)]
+    pub weak: Vec<WeakFigures>,
 }
 
-/// A threshold with the way in which it was found.
+/// A threshold of each output, with the way in which it was found.
 pub(super) type Thresholds = Vec<crate::calibration::Threshold>;
 
 /// What is measured: examples with their calibrated scores.
@@ -149,7 +192,11 @@ impl<'a> Scored<'a> {
     }
 
     fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
-        let kept = self.examples.iter().zip(&self.probabilities).filter(|(example, _)| keep(&example.source));
+        self.having(|example| keep(&example.source))
+    }
+
+    fn having(&self, keep: impl Fn(&Example) -> bool) -> Self {
+        let kept = self.examples.iter().zip(&self.probabilities).filter(|(example, _)| keep(example));
         let (examples, probabilities) = kept.map(|(example, scores)| (*example, *scores)).unzip();
         Self { examples, probabilities }
     }
@@ -163,8 +210,7 @@ impl<'a> Scored<'a> {
     }
 
     fn output(&self, output: usize, thresholds: &Thresholds, seed: u64) -> OutputFigures {
-        let targets: Vec<&[f32; OUTPUTS]> = self.examples.iter().map(|example| &example.targets).collect();
-        let cases = cases(&self.probabilities, &targets, output);
+        let cases = cases(&self.probabilities, &self.examples, output);
         let threshold = thresholds[output];
         let conversations = self.conversations();
         let estimate = |measure: &dyn Fn(&[Case]) -> Option<f64>| {
@@ -211,6 +257,10 @@ impl<'a> Scored<'a> {
         names.retain(|name| !(written.len() == 1 && is_written(name)));
         sources.extend(names.into_iter().map(|name| self.only(|source| source == name).source(name, thresholds, seed)));
         sources.retain(|source| source.examples > 0);
+        let in_use = [SAT, DSAT].into_iter().filter_map(|output| {
+            let cases = cases(&self.probabilities, &self.examples, output);
+            InUse::of(output, &cases, thresholds[output].value)
+        });
         Figures {
             examples: self.examples.len(),
             conversations: self.conversations().len(),
@@ -218,6 +268,52 @@ impl<'a> Scored<'a> {
             labels_auroc,
             labels_f1,
             sources,
+            in_use: in_use.collect(),
+            hard_negatives: self.only(is_written).hard_negatives(thresholds),
+            weak: Vec::new(),
         }
+    }
+
+    fn hard_negatives(&self, thresholds: &Thresholds) -> Option<HardNegatives> {
+        let plain = self.examples.iter().zip(&self.probabilities);
+        let plain = plain.filter(|(example, _)| example.targets.iter().all(|target| *target < 0.5));
+        let fires = |scores: &[f32; OUTPUTS], output: usize| f64::from(scores[output]) >= thresholds[output].value;
+        let mut counted = HardNegatives { examples: 0, sat: 0, dsat: 0, either: 0 };
+        for (_, scores) in plain {
+            let (sat, dsat) = (fires(scores, SAT), fires(scores, DSAT));
+            counted.examples += 1;
+            counted.sat += usize::from(sat);
+            counted.dsat += usize::from(dsat);
+            counted.either += usize::from(sat || dsat);
+        }
+        (counted.examples > 0).then_some(counted)
+    }
+
+    /// Measures follow-ups that were judged in another way: each source, and before them those whose names have a first
+    /// part (up to `_`) in common.
+    pub(super) fn weak_figures(&self, seed: u64) -> Vec<WeakFigures> {
+        let mut names: Vec<&str> = self.examples.iter().map(|example| example.source.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let family = |name: &str| name.split('_').next().unwrap_or_default().to_owned();
+        let mut families: Vec<String> = names.iter().map(|name| family(name)).collect();
+        families.dedup();
+        families.retain(|each| names.iter().filter(|name| family(name) == *each).count() > 1);
+        let group = families.iter().map(|each| self.only(|source| family(source) == *each).weak(each, seed));
+        group.chain(names.iter().map(|name| self.only(|source| source == *name).weak(name, seed))).collect()
+    }
+
+    fn weak(&self, name: &str, seed: u64) -> WeakFigures {
+        let measure = |output: usize| {
+            let known = self.having(|example| example.known[output]);
+            let cases = cases(&known.probabilities, &known.examples, output);
+            let positives = cases.iter().filter(|case| case.holds).count();
+            let conversations = known.conversations();
+            let estimate =
+                enough(&cases).then(|| Estimate::bootstrap(&cases, &conversations, WEAK_RESAMPLES, seed, auroc));
+            (positives, estimate.flatten())
+        };
+        let ((sats, sat), (dsats, dsat)) = (measure(SAT), measure(DSAT));
+        WeakFigures { source: name.to_owned(), examples: self.examples.len(), positives: [sats, dsats], sat, dsat }
     }
 }
