@@ -1,1 +1,0 @@
-//! The place of measurements: ratios to a peer or a limit in one run. There are none yet.
