@@ -6,6 +6,8 @@
 //! - [`classifier::evaluate`]: the same figures for any model directory and labelled files.
 //! - [`data::Example`]: one follow-up and what is known of it, labelled or judged by ratings, thumbs, breakdowns;
 //!   [`data::Split`]: which part of the data a conversation belongs to.
+//! - [`policy::train`]: fine-tunes a language model from preferences (SFT, DPO, KTO) into a PEFT adapter.
+//! - [`decoder`]: the language model with gradients for its adapter alone.
 //! - [`metrics`]: AUROC, average precision, F1, calibration error, and their intervals over conversations.
 //!
 //! Invariants: a conversation is in one part of the split only; nothing measured on the test part decides anything; all
@@ -19,9 +21,11 @@ mod average;
 mod calibration;
 pub mod classifier;
 pub mod data;
+pub mod decoder;
 mod encoder;
 mod error;
 mod fused;
 pub mod metrics;
+pub mod policy;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,5 +1,7 @@
 //! `uptake train`: fine-tunes models.
 
+mod policy;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ use crate::progress;
 pub(crate) enum Train {
     /// The signal classifier that `uptake tag` serves, from labelled follow-ups.
     Classifier(Classifier),
+    /// A language model, from preferences: an adapter in PEFT's layout.
+    Policy(policy::Policy),
 }
 
 /// Trains a signal classifier from an encoder and labelled follow-ups.
@@ -118,6 +122,7 @@ impl Train {
         let terminal = context.terminal;
         tokio::task::spawn_blocking(move || match self {
             Self::Classifier(classifier) => classifier.train(terminal),
+            Self::Policy(policy) => policy.train(terminal),
         })
         .await?
     }
