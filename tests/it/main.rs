@@ -13,5 +13,6 @@ mod demo;
 mod import;
 mod ingest;
 mod object_store;
+mod policy;
 mod snapshot;
 mod sql;
