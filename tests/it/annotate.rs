@@ -204,6 +204,60 @@ async fn labels_feed_training_and_agreement() {
     check_table_of_the_development_data(&place).await;
 }
 
+/// Reactions become reasons, reasons a rubric, and the rubric is told when it is used.
+#[tokio::test(flavor = "multi_thread")]
+async fn reactions_become_a_rubric() {
+    let place = Place::new(0);
+    let line = |number: usize, kind: &str| {
+        json!({"conversation_id": format!("c-{number}"), "reactions": [{"turn": 1, "kind": kind}], "messages": [
+            {"role": "user", "content": "a question"},
+            {"role": "assistant", "content": "an answer"},
+            {"role": "user", "content": format!("right on, number {number}")},
+        ]})
+        .to_string()
+    };
+    let lines: Vec<String> = (0..4).map(|number| line(number, if number < 3 { "love" } else { "copy" })).collect();
+    let (chats, reasons, rubric) = (place.path("chats.jsonl"), place.path("reasons.jsonl"), place.path("rubric.toml"));
+    std::fs::write(&chats, lines.join("\n")).unwrap();
+    let server = Server::start(|_, got| {
+        let answer = match got.body["response_format"]["json_schema"]["name"].as_str() {
+            Some("reasons") => {
+                json!({"reasons": [{"side": "sat", "reason": "calls it right", "evidence": "right on"}]})
+            }
+            Some("assignments") => {
+                let of = |number: u8| json!({"number": number, "label": "praise"});
+                json!({"assignments": [of(1), of(2), of(3)]})
+            }
+            Some("criteria") => json!({"criteria": [{"text": "Calls the answer right", "numbers": [1, 2, 3]}]}),
+            _ => json!({"labels": []}),
+        };
+        Reply::Answer(answer.to_string())
+    })
+    .await;
+    let at = ["--endpoint", &server.base, "--model", "test"];
+    let run = async |stage: &str, from: &Path, to: &Path| {
+        let mut command = place.annotate(&[stage]);
+        command.args(at).arg("--output").arg(to).arg(from);
+        let (code, said, complaint) = finished(command).await;
+        assert_eq!(code, Some(0), "{said}{complaint}");
+        said
+    };
+    let said = run("reasons", &chats, &reasons).await;
+    assert!(said.contains("known outcomes: 3 satisfied, 0 dissatisfied; 1 follow-ups without one"), "{said}");
+    assert!(said.contains("reasons: 3 of satisfaction"), "{said}");
+    let said = run("rubric", &reasons, &rubric).await;
+    assert!(said.contains("1 criteria made of 3 reasons") && said.contains("reasons: praise 3"), "{said}");
+    let text = std::fs::read_to_string(&rubric).unwrap();
+    assert!(text.contains("\"Calls the answer right\", # 3 reasons"), "{text}");
+    let before = server.requests().len();
+    let (code, said, complaint) = finished(place.score(&server, &["--rubric", rubric.to_str().unwrap()])).await;
+    assert_eq!(code, Some(0), "{said}{complaint}");
+    assert!(
+        server.requests()[before].body["messages"][0]["content"].as_str().unwrap().contains("Calls the answer right")
+    );
+    assert!(said.contains("satisfied 0 (0.0 %)") && said.contains("labels: none"), "{said}");
+}
+
 /// The figures that the data's own documentation gives.
 async fn check_table_of_the_development_data(place: &Place) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/signals/annotated.jsonl.gz");
