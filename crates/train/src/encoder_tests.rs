@@ -123,7 +123,7 @@ fn an_output_of_no_weight_has_no_gradient() {
     let logits = encoder.logits(&inputs, None).unwrap();
     let mut weights = [[0.0_f32; OUTPUTS]; 2];
     weights[0][3] = 1.0;
-    let weights = super::rows(&weights.iter().collect::<Vec<_>>()).unwrap();
+    let weights = rows(&weights.iter().collect::<Vec<_>>()).unwrap();
     let gradients = loss(&logits, &some_targets(2), &weights).unwrap().backward().unwrap();
     let bias = gradients.get(&encoder.weights()["classifier.bias"]).unwrap().to_vec1::<f32>().unwrap();
     assert!(bias[3].abs() > 1e-4);

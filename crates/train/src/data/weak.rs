@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn a_conversation_known_under_another_name_follows_it_into_its_part() {
         let split = Split { seed: 1, validation: 0.3, test: 0.3 };
-        let name = |part: Part| (0..).map(|id: u32| id.to_string()).find(|id| split.part(id) == part).unwrap();
+        let name = |part: Part| (0..100).map(|id| id.to_string()).find(|id| split.part(id) == part).unwrap();
         let mut labelled = Vec::new();
         let judged = line(r#""scale":"thumbs 0/1","sat":1,"dsat":0"#);
         for part in [Part::Training, Part::Test, Part::Validation] {
