@@ -18,6 +18,13 @@ pub(crate) fn exit_code_of(error: &anyhow::Error) -> u8 {
     if error.chain().any(<dyn std::error::Error>::is::<Usage>) { 2 } else { 1 }
 }
 
+/// Whether whoever read the standard output went away, as `head` does once it has seen enough: no failure of ours.
+/// Errors of stores and brokers carry a context of ours, so a bare one comes from writing a report.
+pub(crate) fn reader_left(error: &anyhow::Error) -> bool {
+    error.chain().len() == 1
+        && error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// What every command gets.
 #[derive(Debug)]
 pub(crate) struct Context {

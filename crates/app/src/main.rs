@@ -40,12 +40,18 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match start(cli) {
         Ok(code) => code,
+        Err(error) if context::reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // The one place where an error reaches a person: the whole chain of causes in one line each.
             let mut stderr = std::io::stderr().lock();
-            let _ = writeln!(stderr, "error: {error}");
-            for cause in error.chain().skip(1) {
-                let _ = writeln!(stderr, "  because: {cause}");
+            let mut told = error.to_string();
+            let _ = writeln!(stderr, "error: {told}");
+            for cause in error.chain().skip(1).map(ToString::to_string) {
+                // Libraries often say what their cause says again.
+                if !told.contains(&cause) {
+                    let _ = writeln!(stderr, "  because: {cause}");
+                    told = cause;
+                }
             }
             ExitCode::from(context::exit_code_of(&error))
         }
@@ -62,6 +68,11 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     // Whoever asks what is wrong with the settings wants all of it, not the first thing that does not start.
     let asks_for_faults = matches!(cli.command, Command::Config(_));
     let watched = if asks_for_faults { settings::TelemetrySettings::default() } else { settings.telemetry.clone() };
+    let mut watched = watched;
+    if matches!(cli.command, Command::Demo(_)) {
+        // The demo tells its stages itself; news of the parts in between would only be in the way.
+        let _ = watched.log.get_or_insert_with(|| "warn".to_owned());
+    }
     let telemetry = telemetry::Telemetry::start(&watched, &runtime)?;
     let context = Context::new(settings, telemetry.health());
     // The command runs on a worker of the runtime, whose stack is known, not on the main thread.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use uptake_jobs::{Progress, RunOptions, RunReport};
+use uptake_jobs::{Progress, RunOptions};
 use uptake_lake::Lake;
 use uptake_lake::snapshot::{self, Manifest, Outcome, PublishRequest};
 use uptake_sample::Log;
@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::telemetry::work;
 
 /// Runs all pipelines. The log is complete up to its last record, and nothing else will come: that is the watermark.
-pub(super) async fn run(context: &Context, lake: &Lake, log: &Log, seed: u64) -> anyhow::Result<Vec<RunReport>> {
+pub(super) async fn run(context: &Context, lake: &Lake, log: &Log, seed: u64) -> anyhow::Result<()> {
     let pipelines = commands::run::pipelines(context)?;
     let tagger = commands::run::tagger(context).await?;
     let stage = Stage::begin(context.terminal, "tag and assemble", Some(pipelines.all().count()), "pipelines");
@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, lake: &Lake, log: &Log, seed: u64) ->
     let read: u64 = reports.iter().map(|report| report.tagged).sum();
     let written: u64 = reports.iter().map(|report| report.rows_out).sum();
     stage.done(&format!("{} follow-ups tagged, {} rows in silver and gold", text::count(read), text::count(written)));
-    Ok(reports)
+    Ok(())
 }
 
 /// Publishes every gold table that has rows; gives the manifests, and why the others were left out.

@@ -70,14 +70,13 @@ impl Demo {
         ));
 
         let consumed = load::consume(context, &lake, &log).await?;
-        let reports = assemble::run(context, &lake, &log, self.seed).await?;
+        assemble::run(context, &lake, &log, self.seed).await?;
         let snapshots = assemble::publish(context, &lake, self.seed).await?;
         let shown = summary::Shown {
             name: &name,
             lake: &lake,
             log: &log,
             consumed: &consumed,
-            reports: &reports,
             snapshots: &snapshots,
         };
         let text = shown.text(text::width()).await?;

@@ -1,12 +1,12 @@
 //! What the demo tells a person at its end. Every figure is read back from the tables.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use arrow::util::display::array_value_to_string;
 use futures::TryStreamExt as _;
+use serde::Deserialize;
 use uptake_ingest::consume::Summary;
-use uptake_jobs::RunReport;
 use uptake_lake::Lake;
 use uptake_lake::snapshot::Manifest;
 use uptake_sample::Log;
@@ -25,8 +25,13 @@ pub(super) struct Shown<'a> {
     pub(super) lake: &'a Lake,
     pub(super) log: &'a Log,
     pub(super) consumed: &'a Summary,
-    pub(super) reports: &'a [RunReport],
     pub(super) snapshots: &'a [Result<Manifest, String>],
+}
+
+/// What `control.job_runs` holds of a run's report, as far as it is told here.
+#[derive(Deserialize)]
+struct JobRun {
+    dropped: BTreeMap<String, u64>,
 }
 
 /// Rows of a query as text.
@@ -69,7 +74,7 @@ impl Shown<'_> {
             ("What was refused, and why", self.refused(&session).await?),
             ("What users felt, by model version", Self::felt(&session).await?),
             ("How well the tagger read the follow-ups", self.read(&session, width).await?),
-            ("Preference pairs, by rule", self.pairs(&session).await?),
+            ("Preference pairs, by rule", Self::pairs(&session).await?),
             ("An example", Self::example(&session, width).await?),
             ("Where it is", self.places(&session).await?),
             ("Try next", self.next()),
@@ -201,7 +206,7 @@ impl Shown<'_> {
         Ok(columns(&table, "  ") + &wrap(&about, "  ", width))
     }
 
-    async fn pairs(&self, session: &Session) -> anyhow::Result<String> {
+    async fn pairs(session: &Session) -> anyhow::Result<String> {
         let query = "SELECT rule_id, count(*) AS pairs, count(DISTINCT conversation_id), round(avg(strength), 2) \
                      FROM gold.preference_pairs GROUP BY rule_id ORDER BY pairs DESC, rule_id";
         let mut table = vec![heading(["rule", "pairs", "conversations", "mean strength"])];
@@ -211,14 +216,20 @@ impl Shown<'_> {
             table.push(row);
         }
         let mut text = columns(&table, "  ");
-        for report in
-            self.reports.iter().filter(|report| report.output == "gold.preference_pairs" && !report.dropped.is_empty())
-        {
-            let mut reasons: Vec<_> = report.dropped.iter().collect();
-            reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(**rows));
+        // From the journal of the runs, not from this run: one that found everything done drops nothing.
+        let query = "SELECT pipeline, report FROM ( \
+                         SELECT *, row_number() OVER (PARTITION BY pipeline ORDER BY started_at DESC) AS place \
+                         FROM control.job_runs WHERE output = 'gold.preference_pairs' AND status = 'built') \
+                     WHERE place = 1 ORDER BY pipeline";
+        for row in ask(session, query).await? {
+            let report: JobRun = serde_json::from_str(&row[1])?;
+            let mut reasons: Vec<_> = report.dropped.into_iter().collect();
+            reasons.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
             let reasons: Vec<String> =
-                reasons.into_iter().map(|(reason, rows)| format!("{} {reason}", count(*rows))).collect();
-            writeln!(text, "  {} left out: {}", report.pipeline, reasons.join(", "))?;
+                reasons.into_iter().map(|(reason, rows)| format!("{} {reason}", count(rows))).collect();
+            if !reasons.is_empty() {
+                writeln!(text, "  {} left out: {}", row[0], reasons.join(", "))?;
+            }
         }
         Ok(text)
     }
