@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use uptake_tests::binary::Running;
 use uptake_tests::kafka::bootstrap;
 use uptake_tests::object_store::shared;
-use uptake_tests::wait::eventually;
+use uptake_tests::wait::{eventually, until};
 
 use super::kafka::{LONG, Place, seed};
 use super::records::{check_each_once, schedule};
@@ -69,6 +69,8 @@ async fn two_writers_killed_in_turn_leave_each_record_once_on_s3() {
         members[which] = start(&place, MEMBERS[which], round);
     }
     for running in &mut members {
+        // Before it listens for signals, one would just end it.
+        until("the member reads", LONG, || running.said().contains("\"reading\"").then_some(()));
         running.terminate();
         let status = running.wait(LONG);
         assert_eq!(status.code(), Some(0), "{}", running.said());

@@ -119,10 +119,13 @@ async fn a_consumer_that_is_not_let_in_waits_and_counts() {
     });
     let said = running.said();
     assert!(said.contains("does not accept the credentials") && said.contains("sasl"), "{said}");
-    let (live, _) = get(port, "/live").unwrap();
-    let (ready, why) = get(port, "/ready").unwrap();
-    assert_eq!((live, ready), (200, 503), "it lives, and is not ready: {why}");
-    assert!(why.contains("credentials"), "{why}");
+    // The probes hear of it with the next statistics.
+    until("the probe says why", LONG, || {
+        let (ready, why) = get(port, "/ready")?;
+        assert_eq!(ready, 503, "{why}");
+        why.contains("refuses the credentials").then_some(())
+    });
+    assert_eq!(get(port, "/live").unwrap().0, 200, "it lives, so nobody need start it anew");
     running.terminate();
     assert_eq!(running.wait(Duration::from_secs(20)).code(), Some(0), "{}", running.said());
 }
