@@ -13,7 +13,7 @@ use super::kafka::{LONG, Place};
 use super::records::{check_each_once, schedule};
 
 /// How long a bounded read may go on when it can never get in.
-const REFUSED_WITHIN: Duration = Duration::from_secs(60);
+const REFUSED_WITHIN: Duration = Duration::from_mins(1);
 
 async fn place(name: &str) -> Place {
     let mut place = Place::at(&secured().open, name, 2).await;
@@ -55,10 +55,9 @@ async fn the_settings_may_stand_in_the_file() {
     let place = place("plain").await;
     let records = schedule(62, 200, 2);
     place.produce(&records);
-    let mut file = String::from("[kafka]\n");
-    for (key, value) in settings("PLAIN") {
-        file += &format!("\"{key}\" = \"{value}\"\n");
-    }
+    let lines: Vec<String> =
+        settings("PLAIN").iter().map(|(key, value)| format!("\"{key}\" = \"{value}\"\n")).collect();
+    let file = format!("[kafka]\n{}", lines.concat());
     std::fs::write(place.directory.path().join("uptake.toml"), file).unwrap();
     let (code, said) = place.to_the_end(|command| {
         command.env("UPTAKE_TELEMETRY_LOG", "debug");
