@@ -210,14 +210,20 @@ impl Order {
         batches.div_ceil(self.accumulate)
     }
 
+    /// The micro-batches of a pass, in its order.
+    pub(crate) fn pass(&self, epoch: usize, batches: usize) -> Vec<usize> {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        random.set_stream(1 + epoch as u64);
+        let mut order: Vec<usize> = (0..batches).collect();
+        order.shuffle(&mut random);
+        order
+    }
+
     /// The micro-batches of a step, counted from 0 over all passes.
     pub(crate) fn step(&self, step: usize, batches: usize) -> Vec<usize> {
         let steps = self.steps_per_epoch(batches);
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
-        random.set_stream(1 + (step / steps) as u64);
-        let mut order: Vec<usize> = (0..batches).collect();
-        order.shuffle(&mut random);
-        order.into_iter().skip(step % steps * self.accumulate).take(self.accumulate).collect()
+        let order = self.pass(step / steps, batches).into_iter();
+        order.skip(step % steps * self.accumulate).take(self.accumulate).collect()
     }
 }
 

@@ -286,4 +286,6 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Repo
 }
 
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod tests;

@@ -112,7 +112,6 @@ pub(crate) fn gradients(
     }
     let mut metrics = tally.means();
     let _ = metrics.insert("loss", total);
-    let _ = metrics.insert("num_tokens", step.iter().map(|(batch, _)| batch.tokens()).sum::<usize>() as f64);
     Ok((all, metrics))
 }
 
@@ -201,6 +200,7 @@ impl<'a> Run<'a> {
     pub(crate) fn train(&mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<()> {
         let references = self.references(tell)?;
         let mut log = self.place.log(self.steps)?;
+        let mut seen: usize = self.seen();
         while self.steps < self.total {
             let started = Instant::now();
             let chosen = self.order.step(self.steps, self.batches.len());
@@ -212,14 +212,21 @@ impl<'a> Run<'a> {
                 Some(norm) if metrics.values().all(|value| value.is_finite()) => norm,
                 _ => return Err(Error::Diverged { step: self.steps }),
             };
+            let tokens = step.iter().map(|(batch, _)| batch.tokens()).sum();
+            seen += tokens;
             self.steps += 1;
             let epoch = self.steps as f64 / self.order.steps_per_epoch(self.batches.len()) as f64;
-            metrics.extend([("grad_norm", norm), ("learning_rate", rate), ("epoch", epoch)]);
+            metrics.extend([
+                ("num_tokens", seen as f64),
+                ("grad_norm", norm),
+                ("learning_rate", rate),
+                ("epoch", epoch),
+            ]);
             log.push(self.steps, &metrics)?;
             tell(&Event::Step {
                 step: self.steps,
                 metrics: &metrics,
-                tokens: step.iter().map(|(batch, _)| batch.tokens()).sum(),
+                tokens,
                 seconds: started.elapsed().as_secs_f64(),
             });
             if self.steps.is_multiple_of(self.options.checkpoint_steps) || self.steps == self.total {
@@ -227,6 +234,16 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tokens that have passed through the model.
+    fn seen(&self) -> usize {
+        let count = self.batches.len();
+        let steps = self.order.steps_per_epoch(count);
+        let tokens = |at: usize| self.batches[at].tokens();
+        let current = self.order.pass(self.steps / steps, count).into_iter();
+        let current: usize = current.take(self.steps % steps * self.options.accumulate).map(tokens).sum();
+        self.steps / steps * (0..count).map(tokens).sum::<usize>() + current
     }
 
     /// Metrics of the first and of the last step, as they were logged.

@@ -106,6 +106,8 @@ fn preferences_are_learnt_by_each_method() {
             assert!((report.first["loss"] - std::f64::consts::LN_2).abs() < 1e-6, "{report:?}");
             assert!(report.last["rewards/margins"] > report.first["rewards/margins"]);
         }
+        // Each pass sees all tokens once.
+        assert!((report.last["num_tokens"] - 3.0 * report.rows.tokens as f64).abs() < 0.5, "{report:?}");
         let lines = String::from_utf8(files(&options.out).remove("metrics.jsonl").unwrap()).unwrap();
         assert_eq!(lines.lines().count(), report.steps);
         let names: Vec<String> = files(&options.out).into_keys().collect();
