@@ -35,7 +35,7 @@ def consume(bootstrap: str, lake: Path, expected: int, folder: Path) -> dict:
         sys.exit(f"uptake consume said:\n{log.read_text()}")
     events, letters, flushes, copies, tombstones = map(int, counts.groups())
     if events + letters + copies + tombstones != expected:
-        sys.exit(f"{expected} records went in, {counts[0]} came out")
+        sys.exit(f"{expected} records went in, {counts[0]} came out; uptake consume said:\n{log.read_text()}")
     return {**found, "events": events, "letters": letters, "flushes": flushes}
 
 
@@ -63,7 +63,7 @@ def report(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benches/run ingest", description=__doc__)
-    parser.add_argument("--conversations", type=int, default=20_000, help="conversations of the sample log (default: %(default)s)")
+    parser.add_argument("--conversations", type=int, default=12_000, help="conversations of the sample log (default: %(default)s)")
     parser.add_argument("--partitions", type=int, default=4, help="partitions of each topic (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample log (default: %(default)s)")

@@ -66,7 +66,7 @@ def report(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benches/run tag", description=__doc__)
-    parser.add_argument("--turns", type=int, default=4500, help="messages in the file, of any role (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=2400, help="messages in the file, of any role (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="decides the texts (default: %(default)s)")
     parser.add_argument("--default-only", action="store_true", help="leave out the variants of threads")
     arguments = parser.parse_args()

@@ -24,6 +24,9 @@ MODEL = ROOT / "crates/tagger/model"
 # Tokens of a batch in the tagger's default options.
 BATCH_TOKENS = 2048
 BATCHES = (1, 8, 32)
+# Batches whose activations stay in the cache of one core.
+SMALL_BATCH_TOKENS = 384
+SMALL = f"uptake, packed, arrival order, batches of {SMALL_BATCH_TOKENS} tokens"
 # Two f32 engines that add up in another order may differ by this much in a logit.
 TOLERANCE = 1e-3
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "CANDLE_NUM_THREADS": "1"}
@@ -97,39 +100,46 @@ def compared(model: Path, ours: np.ndarray, peer: np.ndarray) -> dict:
     }
 
 
-# Which part of the encoder a symbol belongs to; the first that matches.
+# Which part of the encoder a sample belongs to, by the functions that its address is in, inlined ones included; the first that matches.
 PARTS = (
-    ("attention", r"attention|Head.*attend|kernels::(scores|softmax|mix)"),
     ("bias + GELU", r"add_bias_gelu"),
     ("bias + residual + norm", r"add_bias_residual_normalise|normalise"),
+    ("attention", r"kernels::(attention|Head|scores|softmax|mix)|Head::(attend|gather)"),
     ("bias", r"add_bias"),
     ("matrix products", r"gemm"),
-    ("embedding, pooling, head", r"uptake_tagger"),
-    ("memory: zeroing, copying, page faults", r"mem(set|cpy|move)|\[k\]|page|clear_|alloc|free"),
+    ("other of the tagger", r"uptake_tagger"),
+    ("memory: zeroing, copying, page faults", r"mem(set|cpy|move)|page|clear_|alloc|free"),
 )
 
 
 def sampled(ours: Ours, seconds: float, folder: Path) -> dict[str, float] | None:
-    """Share of samples per part while our encoder runs; nothing where `perf` is missing or not allowed."""
-    if not shutil.which("perf"):
+    """Share of samples per part while our encoder runs; nothing where `perf` or `addr2line` is missing or not allowed."""
+    if not shutil.which("perf") or not shutil.which("addr2line"):
         return None
-    data = folder / "perf.data"
-    command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "499", "-o", data, "-p", str(ours.process.pid)]
+    data, program = folder / "perf.data", binary("uptake-bench").resolve()
+    command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", "299", "-o", data, "-p", str(ours.process.pid)]
     perf = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         ours.ask(f"forward arrival {BATCH_TOKENS}")
     perf.send_signal(signal.SIGINT)
     perf.wait()
-    report = ["perf", "report", "-i", data, "--no-children", "-F", "overhead,symbol", "--stdio", "-g", "none"]
-    text = subprocess.run(report, capture_output=True, text=True, check=False).stdout
-    (folder / "perf.txt").write_text(text)
+    maps = [line.split() for line in Path(f"/proc/{ours.process.pid}/maps").read_text().splitlines()]
+    spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps if line[-1] == str(program)]
+    base, top = min(span[0] for span in spans), max(span[1] for span in spans)
+    script = subprocess.run(["perf", "script", "-i", data, "-F", "ip,sym"], capture_output=True, text=True, check=False).stdout
+    samples = [line.split(None, 1) for line in script.splitlines() if line.strip()]
+    places = sorted({int(sample[0], 16) - base for sample in samples if base <= int(sample[0], 16) < top})
+    # The same code is called by the same generic name in many places: the line tables say which source it comes from.
+    lines = subprocess.run(
+        ["addr2line", "-a", "-f", "-i", "-C", "-e", program], input="\n".join(map(hex, places)), capture_output=True, text=True, check=False
+    ).stdout
+    named = {int(head, 16): rest for head, rest in re.findall(r"^(0x[0-9a-f]+)\n((?:(?!0x).*\n?)*)", lines, re.MULTILINE)}
     shares: collections.Counter = collections.Counter()
-    for line in text.splitlines():
-        found = re.match(r"\s*([\d.]+)%\s+(.*)", line)
-        if found:
-            part = next((name for name, pattern in PARTS if re.search(pattern, found[2])), "other")
-            shares[part] += float(found[1]) / 100
+    for sample in samples:
+        text = named.get(int(sample[0], 16) - base, "") + (sample[1] if len(sample) > 1 else "")
+        part = next((name for name, pattern in PARTS if re.search(pattern, text)), "other")
+        shares[part] += 1 / len(samples)
     return dict(shares.most_common()) or None
 
 
@@ -199,8 +209,8 @@ def report(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benches/run tagger", description=__doc__)
-    parser.add_argument("--texts", type=int, default=160, help="follow-ups (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of all engines (default: %(default)s)")
+    parser.add_argument("--texts", type=int, default=100, help="conversations, of about 1.4 follow-ups each (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all engines (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="which texts, and in which order (default: %(default)s)")
     parser.add_argument("--model", type=Path, default=MODEL, help="directory of another model than the default one")
     arguments = parser.parse_args()
@@ -228,6 +238,7 @@ def main() -> None:
         runs, same = {}, {}
         for order, request in (("arrival order", "arrival"), ("sorted by length", "sorted")):
             runs[f"uptake, packed, {order}"] = lambda request=request: ours.ask(f"forward {request} {BATCH_TOKENS}")
+        runs[SMALL] = lambda: ours.ask(f"forward arrival {SMALL_BATCH_TOKENS}")
         peers = []
         for kind in ("f32", "int8"):
             peer = Peer(folder / f"{kind}.onnx", tokens, first_segment)
@@ -270,8 +281,6 @@ def main() -> None:
                 "operators_int8": operators(folder / "int8.onnx", tokens, first_segment, arrival, folder),
             },
         }
-        if (folder / "perf.txt").exists():
-            shutil.copy(folder / "perf.txt", Path(os.environ["UPTAKE_BENCH_CACHE"]) / "perf.txt")
         ours.process.stdin.close()
         ours.process.wait()
     write("tagger", results, report(results))

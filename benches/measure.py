@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benches" / "results"
+RESULTS = Path(os.environ.get("UPTAKE_BENCH_RESULTS", ROOT / "benches" / "results"))
 # Of all that a processor can, what matrix products and text decide by.
 INSTRUCTION_SETS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "sve")
+
+# A bench that is told to stop leaves no server and no folder behind.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
 
 
 def machine() -> dict:
@@ -88,7 +92,7 @@ def number(value: float, digits: int = 0) -> str:
 
 
 def write(name: str, results: dict, text: str) -> None:
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(text.rstrip() + "\n")
     print(text)

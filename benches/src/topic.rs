@@ -40,7 +40,9 @@ fn sample(conversations: usize, seed: u64) -> Result<Vec<uptake_sample::Record>,
 /// Makes the topics of a sample log and fills them.
 pub(crate) fn fill(bootstrap: &str, partitions: i32, conversations: usize, seed: u64) -> Result<(), Failure> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
-    let topics = TOPICS.map(|(name, _)| NewTopic::new(name, partitions, TopicReplication::Fixed(1)));
+    // The log lies in the past: the broker's usual retention would delete it at once.
+    let topics =
+        TOPICS.map(|(name, _)| NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1"));
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     for made in runtime()?.block_on(admin.create_topics(&topics, &options))? {
         made.map_err(|(topic, code)| format!("make {topic}: {code}"))?;
@@ -154,9 +156,9 @@ async fn write(lake: &str, records: &[uptake_sample::Record]) -> Result<Value, F
         *offset += 1;
         let full = buffer.bytes() as u64 >= limits.bytes || buffer.rows() as u64 >= limits.rows;
         if full || index + 1 == records.len() {
-            let flushed = bronze.flush(std::mem::take(&mut buffer)).await?;
-            events += flushed.events;
-            letters += flushed.letters;
+            let written = bronze.flush(std::mem::take(&mut buffer)).await?;
+            events += written.events;
+            letters += written.letters;
             flushes += 1;
         }
     }
