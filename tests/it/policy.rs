@@ -37,7 +37,10 @@ fn train(lake: &Path, method: &str, data: &Path, out: &Path, more: &[&str]) -> C
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/train/fixtures/policy/llama");
     let mut command = binary::command(lake);
     command.args(["train", "policy", "--method", method, "--base", base, "--base-name", "tiny", "--data"]);
-    command.arg(data).arg("--out").arg(out).args(["--max-length", "128", "--batch", "4", "--accumulate", "2"]);
+    command.arg(data).arg("--out").arg(out).args(["--batch", "4", "--accumulate", "2"]);
+    if !more.contains(&"--max-length") {
+        command.args(["--max-length", "128"]);
+    }
     command.args(["--learning-rate", "1e-3", "--lora-rank", "4", "--lora-modules", "q_proj,v_proj"]).args(more);
     command
 }
