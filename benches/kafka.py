@@ -50,11 +50,11 @@ def running():
 
 
 def until_it_listens(server: subprocess.Popen, port: int, log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if server.poll() is not None:
             sys.exit(f"Kafka ended:\n{log.read_text()[-2000:]}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.1)
-    sys.exit("Kafka does not listen after two minutes")
+    sys.exit("Kafka does not listen after five minutes")
