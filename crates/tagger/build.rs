@@ -20,6 +20,7 @@ fn main() -> Result<(), Error> {
     }
     let mut list = format!("pub(crate) static WEIGHTS: [&[u8]; {}] = [\n", weights.len());
     for path in weights {
+        let path = path.to_str().ok_or("the path of the repository is not UTF-8")?;
         writeln!(list, "    include_bytes!({path:?}),")?;
     }
     list.push_str("];\n");
