@@ -72,13 +72,7 @@ impl Demo {
         let consumed = load::consume(context, &lake, &log).await?;
         assemble::run(context, &lake, &log, self.seed).await?;
         let snapshots = assemble::publish(context, &lake, self.seed).await?;
-        let shown = summary::Shown {
-            name: &name,
-            lake: &lake,
-            log: &log,
-            consumed: &consumed,
-            snapshots: &snapshots,
-        };
+        let shown = summary::Shown { name: &name, lake: &lake, log: &log, consumed: &consumed, snapshots: &snapshots };
         let text = shown.text(text::width()).await?;
         crate::progress::suspended(|| {
             use std::io::Write as _;
