@@ -8,32 +8,51 @@
 
 #![expect(clippy::inline_always, reason = "what is not compiled into the dispatched loop is not vectorised")]
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Lanes of a block: four vectors of 512 bits, so that additions of one block do not wait for each other.
 const LANES: usize = 64;
 /// Lanes of a short block, for rows of one head.
 const SHORT: usize = 16;
 
+/// Runs loops as they are compiled for the widest vectors of the processor.
+///
+/// Not `Arch::dispatch` on the closure itself: that calls it by value, through a shim which the compiler makes outside of what
+/// is compiled for those vectors, so that the loops would be compiled for the least of all processors.
+#[inline(always)]
+pub fn vectorised<Output>(loops: impl FnMut() -> Output) -> Output {
+    struct Loops<F>(F);
+
+    impl<Output, F: FnMut() -> Output> WithSimd for Loops<F> {
+        type Output = Output;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, _: S) -> Output {
+            (self.0)()
+        }
+    }
+
+    Arch::new().dispatch(Loops(loops))
+}
+
 /// `exp(x)` by a polynomial of degree 5 on the remainder to a power of two (Cephes); relative error below 2e-7.
 #[inline(always)]
-#[expect(clippy::cast_possible_wrap, reason = "bit pattern of a float that was made to hold an integer")]
-#[expect(clippy::cast_sign_loss, reason = "the exponent field is positive after the bound on x")]
 fn exponential(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it leaves the integer part in the low mantissa bits
     let x = x.clamp(-87.0, 88.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let power = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    // Wrapping: a check for overflow, which development builds have, would keep the loop from being vectorised.
+    let power = shifted.to_bits().wrapping_sub(ROUND.to_bits());
     let whole = shifted - ROUND;
-    let rest = (x - whole * 0.693_359_4) + whole * 2.121_944_4e-4;
-    let mut series = 1.987_569_1e-4;
-    series = series * rest + 1.398_2e-3;
-    series = series * rest + 8.333_452e-3;
-    series = series * rest + 4.166_579_6e-2;
-    series = series * rest + 1.666_666_5e-1;
-    series = series * rest + 0.5;
-    let series = series * rest * rest + rest + 1.0;
-    series * f32::from_bits(((power + 127) << 23) as u32)
+    let rest = whole.mul_add(2.121_944_4e-4, whole.mul_add(-0.693_359_4, x));
+    let mut series = 1.987_569_1e-4_f32;
+    series = series.mul_add(rest, 1.398_2e-3);
+    series = series.mul_add(rest, 8.333_452e-3);
+    series = series.mul_add(rest, 4.166_579_6e-2);
+    series = series.mul_add(rest, 1.666_666_5e-1);
+    series = series.mul_add(rest, 0.5);
+    let series = (series * rest).mul_add(rest, rest) + 1.0;
+    series * f32::from_bits(power.wrapping_add(127) << 23)
 }
 
 /// `erf(x / √2)` after Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), and `exp(-x² / 2)` on the way.
@@ -41,12 +60,12 @@ fn exponential(x: f32) -> f32 {
 fn error_function(x: f32) -> (f32, f32) {
     let z = x * std::f32::consts::FRAC_1_SQRT_2;
     let size = z.abs();
-    let t = 1.0 / (1.0 + 0.327_591_1 * size);
-    let mut series = 1.061_405_4;
-    series = series * t - 1.453_152;
-    series = series * t + 1.421_413_7;
-    series = series * t - 0.284_496_74;
-    series = series * t + 0.254_829_6;
+    let t = 1.0 / size.mul_add(0.327_591_1, 1.0);
+    let mut series = 1.061_405_4_f32;
+    series = series.mul_add(t, -1.453_152);
+    series = series.mul_add(t, 1.421_413_7);
+    series = series.mul_add(t, -0.284_496_74);
+    series = series.mul_add(t, 0.254_829_6);
     let bell = exponential(-size * size);
     ((1.0 - series * t * bell).copysign(z), bell)
 }
@@ -69,7 +88,7 @@ pub fn gelu_slope(x: f32) -> f32 {
 
 /// Adds `bias` to each row of `rows`.
 pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for row in rows.chunks_exact_mut(bias.len()) {
@@ -83,7 +102,7 @@ pub fn add_bias(rows: &mut [f32], bias: &[f32]) {
 
 /// Adds `bias` to each row of `rows`, then applies the exact GELU.
 pub(crate) fn add_bias_gelu(rows: &mut [f32], bias: &[f32]) {
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for row in rows.chunks_exact_mut(bias.len()) {
@@ -105,7 +124,7 @@ pub(crate) struct Norm {
 
 /// Normalises each row in place.
 pub(crate) fn normalise(rows: &mut [f32], norm: &Norm) {
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for row in rows.chunks_exact_mut(norm.gain.len()) {
@@ -118,7 +137,7 @@ pub(crate) fn normalise(rows: &mut [f32], norm: &Norm) {
 /// Adds `bias` and `residual` to each row, then normalises it.
 pub(crate) fn add_bias_residual_normalise(rows: &mut [f32], bias: &[f32], residual: &[f32], norm: &Norm) {
     let width = bias.len();
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for (row, residual) in rows.chunks_exact_mut(width).zip(residual.chunks_exact(width)) {
@@ -184,7 +203,7 @@ pub(crate) fn attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: u
         let out = &mut context[start * width..end * width];
         for head in 0..heads {
             let view = Head { tokens, offset: head * head_width, width, columns: head_width };
-            Arch::new().dispatch(
+            vectorised(
                 #[inline(always)]
                 || view.attend(out, &mut scratch),
             );
@@ -258,7 +277,7 @@ fn scores(query: &[f32], scale: f32, keys: &[f32], weights: &mut [f32]) {
             let value = value * scale;
             if let Some(keys) = column.as_chunks::<LANES>().0.get(block) {
                 for (lane, key) in lanes.iter_mut().zip(keys) {
-                    *lane += value * key;
+                    *lane = value.mul_add(*key, *lane);
                 }
             }
         }
@@ -305,14 +324,14 @@ fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
 fn accumulate(lanes: &mut [f32; SHORT], weight: Option<&f32>, values: Option<&[f32]>) {
     if let (Some(weight), Some(values)) = (weight, values.and_then(|values| values.first_chunk::<SHORT>())) {
         for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane += weight * value;
+            *lane = weight.mul_add(*value, *lane);
         }
     }
 }
 
 /// `row · column + bias` for each column of a `[columns][row.len()]` matrix.
 pub(crate) fn project(row: &[f32], matrix: &[f32], bias: &[f32], out: &mut [f32]) {
-    Arch::new().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for ((out, column), bias) in out.iter_mut().zip(matrix.chunks_exact(row.len())).zip(bias) {
@@ -321,7 +340,7 @@ pub(crate) fn project(row: &[f32], matrix: &[f32], bias: &[f32], out: &mut [f32]
                 let mut lanes = [0.0_f32; SHORT];
                 for (block, other) in blocks.iter().zip(others) {
                     for ((lane, a), b) in lanes.iter_mut().zip(block).zip(other) {
-                        *lane += a * b;
+                        *lane = a.mul_add(*b, *lane);
                     }
                 }
                 let rest: f32 = rest.iter().zip(other_rest).map(|(a, b)| a * b).sum();

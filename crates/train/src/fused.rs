@@ -6,7 +6,6 @@
 #![expect(clippy::inline_always, reason = "what is not compiled into the dispatched loop is not vectorised")]
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Device, InplaceOp1, Layout, Shape, Storage, Tensor};
-use pulp::Arch;
 use uptake_tagger::kernels;
 
 type Result<T> = candle_core::Result<T>;
@@ -46,7 +45,7 @@ impl CustomOp1 for Gelu {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut values = slice(storage, layout)?.to_vec();
-        Arch::new().dispatch(
+        kernels::vectorised(
             #[inline(always)]
             || {
                 for value in &mut values {
@@ -60,7 +59,7 @@ impl CustomOp1 for Gelu {
     fn bwd(&self, argument: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let mut values = with(gradient, <[f32]>::to_vec)?;
         with(argument, |argument| {
-            Arch::new().dispatch(
+            kernels::vectorised(
                 #[inline(always)]
                 || {
                     for (value, argument) in values.iter_mut().zip(argument) {
@@ -88,7 +87,7 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut values = slice(storage, layout)?.to_vec();
         let width = layout.dims().last().copied().unwrap_or(1);
-        Arch::new().dispatch(
+        kernels::vectorised(
             #[inline(always)]
             || {
                 for row in values.chunks_exact_mut(width) {
@@ -103,7 +102,7 @@ impl CustomOp1 for Softmax {
         let width = argument.dims().last().copied().unwrap_or(1);
         let mut values = with(gradient, <[f32]>::to_vec)?;
         with(result, |result| {
-            Arch::new().dispatch(
+            kernels::vectorised(
                 #[inline(always)]
                 || {
                     for (row, weights) in values.chunks_exact_mut(width).zip(result.chunks_exact(width)) {
@@ -153,7 +152,7 @@ impl CustomOp3 for Normalise {
     ) -> Result<(CpuStorage, Shape)> {
         let (gain, offset) = (slice(gain, gain_layout)?, slice(offset, offset_layout)?);
         let mut values = slice(input, input_layout)?.to_vec();
-        Arch::new().dispatch(
+        kernels::vectorised(
             #[inline(always)]
             || {
                 for row in values.chunks_exact_mut(gain.len()) {
@@ -189,7 +188,7 @@ impl Normalise {
         let width = gain.len();
         let count = width as f32;
         let mut normal = vec![0.0; width];
-        Arch::new().dispatch(
+        kernels::vectorised(
             #[inline(always)]
             || {
                 for (row, input) in values.chunks_exact_mut(width).zip(input.chunks_exact(width)) {
@@ -272,7 +271,7 @@ impl CustomOp3 for Dense {
         let gradient = gradient.contiguous()?;
         let mut biases = vec![0.0; bias.elem_count()];
         with(&gradient, |gradient| {
-            Arch::new().dispatch(
+            kernels::vectorised(
                 #[inline(always)]
                 || {
                     for row in gradient.chunks_exact(biases.len()) {
