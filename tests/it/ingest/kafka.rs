@@ -233,6 +233,35 @@ async fn sigterm_writes_what_is_held_tells_the_group_and_exits_with_zero() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_read_that_is_stopped_before_the_ends_says_so() {
+    let place = Place::new("cut-short", 1).await;
+    let records: Vec<Sent> = (0..20_000)
+        .map(|number| Sent {
+            topic: MESSAGES,
+            partition: 0,
+            payload: Some(message(&format!("c-{number}"), "hello")),
+            fate: Fate::Event,
+        })
+        .collect();
+    place.produce(&records);
+    let mut command = place.consume();
+    command.arg("--until-end");
+    let mut running = Running::start(&mut command, &place.directory.path().join("log"));
+    let path = place.path();
+    until("a first commit", LONG, || (commits(&path, "events") > 2).then_some(()));
+    running.terminate();
+    let status = running.wait(LONG);
+    assert_eq!(status.code(), Some(4), "{}", running.said());
+    assert!(running.said().contains("stopped by a signal before the ends"), "{}", running.said());
+    let (code, said) = place.to_the_end(|command| {
+        command.env("UPTAKE_INGEST_FLUSH_ROWS", "5000");
+    });
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the ends are reached"), "{said}");
+    check_each_once(&place.lake(), &place.own(&records)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_again_with_lower_offsets_is_refused() {
     let place = Place::new("recreated", 1).await;
     let records = schedule(41, 80, 1);

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +20,8 @@ use crate::telemetry::health::Finding;
 
 /// Reads Kafka topics into bronze, each record once, until it is stopped.
 ///
-/// SIGTERM or Ctrl-C: stop reading, write what is held, commit, leave the group, exit 0. A second signal: leave at once.
+/// SIGTERM or Ctrl-C: stop reading, write what is held, commit, leave the group, exit 0 (with `--until-end`, 4: the ends were not
+/// reached). A second signal: leave at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Consume {
     /// A topic and what it carries: messages, reactions, completions or erasures. May be said several times; adds to
@@ -54,7 +57,7 @@ pub(crate) struct Consume {
 /// Exit code for a source that must not be read on as it is.
 const REFUSED: u8 = 3;
 
-/// Exit code for an end before everything was written.
+/// Exit code for an end before everything was written, or before the ends.
 const INCOMPLETE: u8 = 4;
 
 impl Consume {
@@ -72,7 +75,8 @@ impl Consume {
             move || Finding::new(of_life.live(), of_life.describe()),
             move || Finding::new(of_readiness.ready(), of_readiness.describe()),
         );
-        let signals = tokio::spawn(stop_on_signals(handle.clone())?);
+        let told_to_stop = Arc::new(AtomicBool::new(false));
+        let signals = tokio::spawn(stop_on_signals(handle.clone(), Arc::clone(&told_to_stop))?);
         let bar = progress::bar(context.terminal, None, "records");
         bar.set_message("consume");
         let shown = tokio::spawn(show(handle, bar.clone()));
@@ -82,8 +86,14 @@ impl Consume {
         bar.finish_and_clear();
         match outcome {
             Ok(summary) => {
-                report(&summary, until_end)?;
-                Ok(ExitCode::SUCCESS)
+                let cut_short = until_end && told_to_stop.load(Ordering::Relaxed);
+                let why = match (until_end, cut_short) {
+                    (_, true) => "stopped by a signal before the ends; run it again to go on",
+                    (true, false) => "the ends are reached",
+                    (false, false) => "stopped",
+                };
+                report(&summary, why)?;
+                Ok(if cut_short { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
             }
             Err(error) => refused(error),
         }
@@ -115,7 +125,7 @@ impl Consume {
 }
 
 /// The first signal stops in order, the second at once.
-fn stop_on_signals(handle: Handle) -> anyhow::Result<impl Future<Output = ()>> {
+fn stop_on_signals(handle: Handle, told: Arc<AtomicBool>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     Ok(async move {
@@ -124,6 +134,7 @@ fn stop_on_signals(handle: Handle) -> anyhow::Result<impl Future<Output = ()>> {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            told.store(true, Ordering::Relaxed);
             handle.stop_harder();
         }
     })
@@ -140,8 +151,7 @@ async fn show(handle: Handle, bar: indicatif::ProgressBar) {
     }
 }
 
-fn report(summary: &Summary, until_end: bool) -> anyhow::Result<()> {
-    let why = if until_end { "the ends are reached" } else { "stopped" };
+fn report(summary: &Summary, why: &str) -> anyhow::Result<()> {
     let Summary { events, letters, duplicates, tombstones, flushes, .. } = summary;
     writeln!(
         std::io::stderr(),
