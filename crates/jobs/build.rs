@@ -11,8 +11,11 @@ fn main() -> io::Result<()> {
     collect(&root, &root, &mut files)?;
     files.sort();
     let mut code = String::from("pub(crate) const FILES: &[(&str, &str)] = &[\n");
-    for (name, path) in files {
-        writeln!(code, "    ({name:?}, include_str!({:?})),", path.display().to_string()).map_err(io::Error::other)?;
+    for name in files {
+        // Where the repository lies is left to the compiler: a build directory may serve several checkouts.
+        let path = format!("/../../pipelines/{name}");
+        writeln!(code, "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),")
+            .map_err(io::Error::other)?;
     }
     code.push_str("];\n");
     let out = PathBuf::from(env::var("OUT_DIR").map_err(io::Error::other)?).join("embedded.rs");
@@ -20,7 +23,7 @@ fn main() -> io::Result<()> {
 }
 
 /// Every `.sql` and `.toml` file below `directory`, named by its path from `root`; cases stay out of the binary.
-fn collect(root: &Path, directory: &Path, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
+fn collect(root: &Path, directory: &Path, files: &mut Vec<String>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -33,7 +36,7 @@ fn collect(root: &Path, directory: &Path, files: &mut Vec<(String, PathBuf)>) ->
         if path.extension().is_some_and(|extension| extension == "sql" || extension == "toml") {
             let parts = path.strip_prefix(root).map_err(io::Error::other)?.components();
             let name: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy()).collect();
-            files.push((name.join("/"), fs::canonicalize(&path)?));
+            files.push(name.join("/"));
         }
     }
     Ok(())

@@ -20,8 +20,9 @@ fn main() -> Result<(), Error> {
     }
     let mut list = format!("pub(crate) static WEIGHTS: [&[u8]; {}] = [\n", weights.len());
     for path in weights {
-        let path = path.to_str().ok_or("the path of the repository is not UTF-8")?;
-        writeln!(list, "    include_bytes!({path:?}),")?;
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or("the name of a weights file is not UTF-8")?;
+        // Where the repository lies is left to the compiler: a build directory may serve several checkouts.
+        writeln!(list, "    include_bytes!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {:?})),", format!("/model/{name}"))?;
     }
     list.push_str("];\n");
     std::fs::write(Path::new(&std::env::var("OUT_DIR")?).join("weights.rs"), list)?;
