@@ -1,6 +1,7 @@
 -- Rejected: the answer that drew a complaint. Chosen: the first later answer that met the wish, up to three rounds on,
 -- where every answer in between drew a complaint too (else the talk has moved on to something else). The prompt is that
--- of the rejected answer, so the chosen one must stand on its own: one that opens by apologising answers the complaint.
+-- of the rejected answer, so the chosen one must stand on its own: one that apologises, defends itself, explains the error
+-- that the complaint quotes or takes its words from the complaint answers the complaint (`repair_fault`).
 -- That the wish was met is said in the next follow-up, or shown by a reaction; that no complaint came is not enough.
 WITH judged AS (
     SELECT
@@ -80,9 +81,10 @@ SELECT
         WHEN NOT b.met THEN 'wish_not_met'
         WHEN c.loves + c.likes > 0 OR coalesce(c.rating >= 4, false) THEN 'rejected_answer_liked'
         WHEN looks_like_refusal(c.response) THEN 'refusal_needs_verdict'
-        WHEN opens_with_apology(a.response) THEN 'answers_the_complaint'
-        WHEN topic_overlap(a.response, concat(c.last_user_message, ' ', c.response)) < $least_topic_overlap
-            THEN 'other_topic'
+        ELSE repair_fault(
+            a.response, c.response, c.last_user_message, c.follow_up,
+            $least_topic_overlap, $least_short_overlap, $least_similarity
+        )
     END AS reason
 FROM complaints c
 LEFT JOIN best b

@@ -18,8 +18,8 @@ pub struct RunOptions {
     pub watermark: Option<Micros>,
     /// Build every day anew.
     pub full_rebuild: bool,
-    /// Days built and committed together: the bound on memory.
-    pub days_per_commit: usize,
+    /// Days built at a time: the bound on memory.
+    pub days_per_group: usize,
     /// Told where the run stands.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
@@ -32,7 +32,7 @@ impl RunOptions {
             now,
             watermark: None,
             full_rebuild: false,
-            days_per_commit: 16,
+            days_per_group: 16,
             progress: Arc::new(|_| ()),
         }
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for RunOptions {
             .field("now", &self.now)
             .field("watermark", &self.watermark)
             .field("full_rebuild", &self.full_rebuild)
-            .field("days_per_commit", &self.days_per_commit)
+            .field("days_per_group", &self.days_per_group)
             .finish_non_exhaustive()
     }
 }

@@ -27,6 +27,18 @@ mod embedded {
 /// Raised when the runner itself comes to make other rows of the same SQL: every output is then built anew.
 const RUNNER_VERSION: u32 = 1;
 
+/// When the days of a build are shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Commit {
+    /// All in one commit, once every group has passed its checks.
+    #[default]
+    Together,
+    /// Each group as soon as it has: for rows that took long to make and that are checked one by one. A build that is
+    /// killed or refused keeps them.
+    Groups,
+}
+
 /// What a `pipeline.toml` may say.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +53,8 @@ struct Definition {
     days: Option<String>,
     #[serde(default)]
     tagger: bool,
+    #[serde(default)]
+    commit: Commit,
     #[serde(default)]
     parameters: toml::Table,
     #[serde(default)]
@@ -61,6 +75,7 @@ pub struct Pipeline {
     /// What its rows are held to.
     pub checks: Checks,
     pub(crate) tagger: bool,
+    pub(crate) commit: Commit,
     pub(crate) build: Statement,
     pub(crate) finish: Option<Statement>,
     pub(crate) days: Option<Statement>,
@@ -274,6 +289,7 @@ impl Pipeline {
             output,
             slice,
             tagger: definition.tagger,
+            commit: definition.commit,
             build,
             finish: named("finish", &definition.finish)?,
             days: days.or(named("days", &definition.days)?),

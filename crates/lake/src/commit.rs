@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use deltalake::checkpoints;
 use deltalake::kernel::transaction::{CommitData, PROTOCOL, TransactionError};
-use deltalake::kernel::{Action, Add, LogicalFileView, Remove, Transaction};
+use deltalake::kernel::{Action, Add, Remove, Transaction};
 use deltalake::logstore::{CommitOrBytes, LogStore as _};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use serde_json::{Map, Value, json};
+use uptake_model::TableSpec;
 use uptake_model::time::Day;
-use uptake_model::{Kind, TableSpec};
 use uptake_progress::{Claim, Judgement, judge_all};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::encode::{self, Encoded};
 use crate::error::{Error, Result};
 use crate::log;
 use crate::request::{Advance, CommitRequest, Committed};
-use crate::statistics::date_text;
+use crate::scope::{self, Scope, Staged};
 use crate::table::{State, Table};
 use crate::upload::{self, backoff};
 
@@ -43,14 +43,6 @@ enum Plan {
         base: BTreeSet<String>,
         changed: BTreeSet<String>,
     },
-}
-
-/// What of a table is replaced.
-#[derive(Debug)]
-struct Scope {
-    /// The date column and the days as the log writes them; none for tables without one.
-    days: Option<(&'static str, BTreeSet<String>)>,
-    slice: Option<(String, String)>,
 }
 
 /// All of a commit but the version that it will be.
@@ -110,21 +102,78 @@ impl Table {
         &self,
         days: &[Day],
         slice: Option<(&str, &str)>,
-        request: CommitRequest,
+        mut request: CommitRequest,
     ) -> Result<Committed> {
         self.check_writable()?;
         let _turn = self.committing.lock().await;
-        let CommitRequest { batches, advances, watermarks, metadata } = request;
+        let batches = std::mem::take(&mut request.batches);
         let scope = Scope::new(self.spec(), days, slice)?;
-        let seen = scope.files(self.spec(), &self.caught_up().await?)?;
-        if let Some(committed) = self.foreseen(&advances).await? {
+        let seen = self.caught_up().await?;
+        if let Some(committed) = self.foreseen(&request.advances).await? {
             return Ok(committed);
         }
+        let staged = self.write(scope, &seen, batches).await?;
+        self.show(staged, request).await
+    }
+
+    /// Writes the rows of whole days as [`Table::replace`] would, and leaves the days as they are until
+    /// [`Table::replace_staged`]. What this handle looks at when the call begins is what will be replaced.
+    ///
+    /// # Errors
+    /// As [`Table::replace`].
+    pub async fn stage(
+        &self,
+        days: &[Day],
+        slice: Option<(&str, &str)>,
+        batches: Vec<arrow::array::RecordBatch>,
+    ) -> Result<Staged> {
+        self.check_writable()?;
+        let scope = Scope::new(self.spec(), days, slice)?;
+        let seen = self.caught_up().await?;
+        self.write(scope, &seen, batches).await
+    }
+
+    /// Replaces the days of everything that was staged and moves positions, in one commit; `request` has no rows of its own.
+    ///
+    /// # Errors
+    /// As [`Table::replace`]; invalid when parts overlap, or nothing was staged. The files of a commit that did not
+    /// happen are removed where that is certain.
+    pub async fn replace_staged(&self, staged: Vec<Staged>, request: CommitRequest) -> Result<Committed> {
+        self.check_writable()?;
+        let _turn = self.committing.lock().await;
+        if !request.batches.is_empty() {
+            return Err(Error::Invalid("rows are staged before they are shown".to_owned()));
+        }
+        let Some(staged) = Staged::together(staged)? else {
+            return Err(Error::Invalid("nothing was staged".to_owned()));
+        };
+        if let Some(committed) = self.foreseen(&request.advances).await? {
+            upload::remove(self.log_store(), self.spec(), &staged.adds).await;
+            return Ok(committed);
+        }
+        self.show(staged, request).await
+    }
+
+    /// Removes what was staged and is not wanted. Files that cannot be removed are left to a vacuum.
+    pub async fn discard(&self, staged: Vec<Staged>) {
+        for part in staged {
+            upload::remove(self.log_store(), self.spec(), &part.adds).await;
+        }
+    }
+
+    async fn write(&self, scope: Scope, seen: &State, batches: Vec<arrow::array::RecordBatch>) -> Result<Staged> {
+        let seen = scope.files(self.spec(), seen)?;
         let files = self.encode(batches).await?;
         scope.check(self.spec(), &files)?;
-        let (changed, fresh) = difference(&seen, files);
+        let (changed, fresh) = scope::difference(&seen, files);
         let adds = upload::upload(self.log_store(), self.spec(), fresh).await?;
         let base = seen.into_iter().map(|view| view.path().into_owned()).collect();
+        Ok(Staged { scope, base, changed, adds })
+    }
+
+    async fn show(&self, staged: Staged, request: CommitRequest) -> Result<Committed> {
+        let CommitRequest { advances, watermarks, metadata, .. } = request;
+        let Staged { scope, base, changed, adds } = staged;
         let plan = Plan::Replace { scope, base, changed };
         self.publish(Draft::new(plan, adds, advances, watermarks, metadata)).await
     }
@@ -369,104 +418,4 @@ impl Draft {
         let gone = live.iter().filter(|view| changed.contains(view.path().as_ref()));
         Ok(gone.map(|view| view.remove_action(true)).collect())
     }
-}
-
-impl Scope {
-    fn new(spec: &TableSpec, days: &[Day], slice: Option<(&str, &str)>) -> Result<Self> {
-        let is_date = |name: &&&str| spec.column(name).is_some_and(|column| column.kind == Kind::Date);
-        let date = spec.partition.iter().find(is_date).copied();
-        if date.is_none() && !days.is_empty() {
-            return Err(Error::Invalid(format!("{spec} has no partition by day; replace it as a whole")));
-        }
-        if let Some((name, _)) = slice
-            && !spec.partition.contains(&name)
-        {
-            return Err(Error::Invalid(format!("{spec} has no partition column `{name}`")));
-        }
-        let text = |day: &Day| {
-            date_text(*day).ok_or_else(|| Error::Invalid(format!("day {day} lies outside of the calendar")))
-        };
-        let days: BTreeSet<String> = days.iter().map(text).collect::<Result<_>>()?;
-        Ok(Self {
-            days: date.map(|name| (name, days)),
-            slice: slice.map(|(name, value)| (name.to_owned(), value.to_owned())),
-        })
-    }
-
-    fn holds(&self, value: impl Fn(&str) -> Option<String>) -> bool {
-        let in_days = self.days.as_ref().is_none_or(|(name, days)| value(name).is_some_and(|day| days.contains(&day)));
-        let in_slice = self.slice.as_ref().is_none_or(|(name, wanted)| value(name).as_ref() == Some(wanted));
-        in_days && in_slice
-    }
-
-    /// The live files inside.
-    fn files(&self, spec: &TableSpec, state: &State) -> Result<Vec<LogicalFileView>> {
-        let snapshot =
-            state.table.snapshot().map_err(|error| Error::bug(format!("list the files of {spec}"), error))?;
-        let inside = snapshot.log_data().into_iter().filter(|view| {
-            let values = view.partition_values_map();
-            self.holds(|name| values.get(name).cloned().flatten())
-        });
-        Ok(inside.collect())
-    }
-
-    /// Refuses rows outside.
-    fn check(&self, spec: &TableSpec, files: &[Encoded]) -> Result<()> {
-        for file in files {
-            let value = |name: &str| {
-                let found = file.partition.iter().find(|(column, _)| column == name);
-                found.and_then(|(_, value)| value.clone())
-            };
-            if !self.holds(value) {
-                return Err(Error::Invalid(format!(
-                    "rows of {spec} with {:?} lie outside of what is replaced, {}",
-                    file.partition,
-                    self.text()
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn text(&self) -> String {
-        self.predicate().unwrap_or_else(|| "the whole table".to_owned())
-    }
-
-    fn predicate(&self) -> Option<String> {
-        let days = self.days.as_ref().map(|(name, days)| {
-            let days: Vec<String> = days.iter().map(|day| format!("DATE '{day}'")).collect();
-            if days.is_empty() { "false".to_owned() } else { format!("{name} IN ({})", days.join(", ")) }
-        });
-        let slice = self.slice.as_ref().map(|(name, value)| format!("{name} = '{}'", value.replace('\'', "''")));
-        let terms: Vec<String> = slice.into_iter().chain(days).collect();
-        (!terms.is_empty()).then(|| terms.join(" AND "))
-    }
-}
-
-/// Compares what is there with what is to be: the paths that go, and the files that come.
-fn difference(live: &[LogicalFileView], files: Vec<Encoded>) -> (BTreeSet<String>, Vec<Encoded>) {
-    type Values = BTreeMap<String, Option<String>>;
-    let mut old: HashMap<Values, Vec<String>> = HashMap::new();
-    for view in live {
-        let values = view.partition_values_map().into_iter().collect();
-        old.entry(values).or_default().push(view.path().into_owned());
-    }
-    let mut new: BTreeMap<Values, Vec<Encoded>> = BTreeMap::new();
-    for file in files {
-        new.entry(file.partition.iter().cloned().collect()).or_default().push(file);
-    }
-    let mut fresh = Vec::new();
-    for (values, files) in new {
-        let mut digests: Vec<Option<&str>> = files.iter().map(|file| Some(file.digest.as_str())).collect();
-        let mut present: Vec<Option<&str>> =
-            old.get(&values).into_iter().flatten().map(|path| upload::digest_in(path)).collect();
-        digests.sort_unstable();
-        present.sort_unstable();
-        if digests == present {
-            old.remove(&values);
-        } else {
-            fresh.extend(files);
-        }
-    }
-    (old.into_values().flatten().collect(), fresh)
 }

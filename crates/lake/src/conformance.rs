@@ -3,6 +3,7 @@
 //! Each function takes a fresh lake and panics when the store, or this crate over it, does not keep a promise.
 #![expect(clippy::missing_panics_doc, clippy::unwrap_used, clippy::panic, reason = "an exam reports by panicking")]
 
+mod replacing;
 mod samples;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use uptake_model::tables::{DEAD_LETTERS, EVENTS, REJECTED};
+use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::{Next, SourcePartition};
 
 use crate::error::{Error, Kind};
@@ -23,6 +24,7 @@ use crate::lossy::{Fault, LossyStore};
 use crate::request::{Advance, CommitRequest, Committed};
 use crate::{Lake, Table};
 
+pub use replacing::{replace_conflict_is_detected, replace_is_exact, staged_days_are_shown_together};
 pub use samples::{CANARY, DAY, events, letters, rejected, request};
 
 /// The exam as tests of a module: `examine!(disk, lake())`, where the expression gives what must outlive the lake, and a
@@ -41,6 +43,7 @@ macro_rules! examine {
             replace_conflict_is_detected,
             replace_is_exact,
             rivals_all_come_through,
+            staged_days_are_shown_together,
             stale_writer_is_fenced,
             the_past_can_be_read,
             watermark_leaves_idle_sources_out,
@@ -161,56 +164,6 @@ pub async fn rivals_all_come_through(lake: &Lake) {
     let table = lake.existing(&EVENTS).await.unwrap().unwrap();
     let expected: Vec<i64> = (0..4).flat_map(|number| range(number * 100..number * 100 + 10)).collect();
     assert_eq!(stored(&table).await, expected);
-}
-
-/// A replacement takes the named days (and slice) and nothing else; the same rows again write nothing.
-pub async fn replace_is_exact(lake: &Lake) {
-    let table = lake.table(&REJECTED).await.unwrap();
-    let both = vec![rejected(0..5, "a", DAY), rejected(10..15, "a", DAY + 1)];
-    table.replace(&[DAY, DAY + 1], None, request(both, "rejected/x/1", None, 1)).await.unwrap();
-    assert_eq!(stored(&table).await, [range(0..5), range(10..15)].concat());
-
-    let outside = table
-        .replace(&[DAY], None, request(vec![rejected(0..1, "a", DAY + 1)], "rejected/x/1", Some(1), 2))
-        .await
-        .unwrap_err();
-    assert_eq!(outside.kind(), Kind::Invalid, "{outside}");
-
-    let one = request(vec![rejected(2..4, "b", DAY)], "rejected/x/1", Some(1), 2);
-    assert!(table.replace(&[DAY], None, one.clone()).await.unwrap().is_written());
-    assert!(!table.replace(&[DAY], None, one).await.unwrap().is_written(), "a rerun is a no-op");
-    assert_eq!(stored(&table).await, [range(2..4), range(10..15)].concat());
-
-    // The same rows under a new position: the position moves, the files stay.
-    let files = table.files();
-    let same = vec![rejected(2..3, "b", DAY), rejected(3..4, "b", DAY), rejected(10..15, "a", DAY + 1)];
-    let moved = table.replace(&[DAY, DAY + 1], None, request(same.clone(), "rejected/x/1", Some(2), 3)).await;
-    assert!(moved.unwrap().is_written());
-    assert_eq!(table.files(), files, "the same rows in other batches are the same file");
-    assert_eq!(table.position("rejected/x/1").await.unwrap(), Some(3));
-    let version = table.version();
-    let nothing = CommitRequest { batches: same, ..CommitRequest::default() };
-    assert_eq!(table.replace(&[DAY, DAY + 1], None, nothing).await.unwrap(), Committed::AlreadyThere { version });
-
-    // A day without rows becomes empty.
-    table.replace(&[DAY], None, request(Vec::new(), "rejected/x/1", Some(3), 4)).await.unwrap();
-    assert_eq!(stored(&table).await, range(10..15));
-}
-
-/// A replacement computed before another writer changed the same days is refused; of other days it is not.
-pub async fn replace_conflict_is_detected(lake: &Lake) {
-    let (first, second) = (lake.table(&REJECTED).await.unwrap(), lake.table(&REJECTED).await.unwrap());
-    first.replace(&[DAY], None, request(vec![rejected(0..5, "a", DAY)], "one", None, 1)).await.unwrap();
-    let elsewhere = request(vec![rejected(20..25, "a", DAY + 1)], "two", None, 1);
-    assert!(second.replace(&[DAY + 1], None, elsewhere).await.unwrap().is_written());
-    first.replace(&[DAY], None, request(vec![rejected(0..3, "b", DAY)], "one", Some(1), 2)).await.unwrap();
-    let error =
-        second.replace(&[DAY], None, request(vec![rejected(0..9, "c", DAY)], "two", Some(1), 2)).await.unwrap_err();
-    assert!(matches!(error, Error::Conflict { .. }), "{error}");
-    assert_eq!(stored(&first).await, [range(0..3), range(20..25)].concat(), "nothing is lost");
-    second.refresh().await.unwrap();
-    let again = request(vec![rejected(0..9, "c", DAY)], "two", Some(1), 2);
-    assert!(second.replace(&[DAY], None, again).await.unwrap().is_written());
 }
 
 /// The same rows give the same bytes in another lake, however they are cut.

@@ -4,6 +4,7 @@
 //! - [`Lake`]: a root (a directory or `s3://…`) below which every table has a directory; cheap to clone.
 //! - [`Table`]: one Delta table: append with positions, replace whole partitions, changes since a version, time travel.
 //! - [`CommitRequest`], [`Advance`], [`Committed`]: what one commit writes and how it ended.
+//! - [`Staged`]: rows that are written and that nobody sees until all of a replacement is ready.
 //! - [`Changes`], [`File`]: what a reader has not seen yet.
 //! - [`Error`] with its [`Kind`]: what to do when something fails.
 //!
@@ -28,6 +29,7 @@ mod log;
 mod notes;
 mod provider;
 mod request;
+mod scope;
 mod shape;
 mod statistics;
 mod store;
@@ -48,4 +50,5 @@ pub use changes::Changes;
 pub use error::{Error, Kind, Result};
 pub use lake::Lake;
 pub use request::{Advance, CommitRequest, Committed, File, HistoryEntry};
+pub use scope::Staged;
 pub use table::Table;

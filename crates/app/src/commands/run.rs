@@ -39,9 +39,9 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME")]
     watermark: Option<String>,
 
-    /// Days built and committed together; fewer take less memory.
+    /// Days built at a time; fewer take less memory. All days of a table are shown together, whatever their number.
     #[arg(long, default_value_t = 16, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
-    days_per_commit: u16,
+    days_per_group: u16,
 }
 
 impl Run {
@@ -58,7 +58,7 @@ async fn run(arguments: Run, context: &Context) -> anyhow::Result<ExitCode> {
     let now = now();
     let mut options = RunOptions::new(Uuid::now_v7().to_string(), now);
     options.full_rebuild = arguments.full;
-    options.days_per_commit = usize::from(arguments.days_per_commit);
+    options.days_per_group = usize::from(arguments.days_per_group);
     options.watermark = arguments.watermark.as_deref().map(watermark).transpose()?;
     let display = Display::new(context.terminal && !arguments.json);
     options.progress = display.callback();

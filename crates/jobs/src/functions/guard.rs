@@ -89,27 +89,6 @@ fn pieces(text: &str) -> HashSet<[char; 4]> {
     folded.windows(4).filter_map(|window| <[char; 4]>::try_from(window).ok()).collect()
 }
 
-/// The share of an answer's content words that its context holds: low where the answer speaks of something else.
-/// Nothing where either has fewer than eight of them.
-pub(super) fn topic_overlap(answer: &str, context: &str) -> Option<f32> {
-    let (answer, context) = (content_words(answer), content_words(context));
-    if answer.len() < 8 || context.len() < 8 {
-        return None;
-    }
-    let shared = answer.iter().filter(|word| context.contains(*word)).count();
-    #[expect(clippy::cast_possible_truncation, reason = "a share")]
-    let share = (shared as f64 / answer.len() as f64) as f32;
-    Some(share)
-}
-
-/// Words of four letters and more, folded and cut to a stem of six: a crude stem, the same for both sides.
-fn content_words(text: &str) -> HashSet<String> {
-    text.split(|character: char| !character.is_alphanumeric())
-        .filter(|word| word.chars().count() >= 4)
-        .map(|word| word.to_lowercase().chars().take(6).collect())
-        .collect()
-}
-
 /// Ways in which assistants refuse (English, German, French, Spanish); the list is for a guard that sends a row to a
 /// verdict, not for a verdict.
 const REFUSALS: [&str; 20] = [
@@ -216,16 +195,6 @@ mod tests {
         assert_eq!(sketch("How do I  sort a list?"), sketch("how do i sort a list?"));
         assert_ne!(sketch("How do I sort a list?"), sketch("What is the capital of Peru?"));
         assert_eq!(sketch(" Hi "), "hi");
-    }
-
-    #[test]
-    fn overlap_tells_the_topic() {
-        let context = "How do I sort a list of dictionaries by several keys in Python, descending by date?";
-        let about = "Call sorted with a key that returns a tuple of several keys; negate the date in your dictionaries for descending order.";
-        let other = "Photosynthesis turns carbon dioxide into sugar inside chloroplasts, driven entirely through absorbed sunlight energy.";
-        assert!(topic_overlap(about, context).unwrap() > 0.3);
-        assert!(topic_overlap(other, context).unwrap() < 0.05);
-        assert_eq!(topic_overlap("Paris.", context), None);
     }
 
     #[test]

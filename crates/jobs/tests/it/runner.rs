@@ -99,7 +99,7 @@ fn many_days_go_in_groups_and_come_out_the_same() {
         let _ = one.run(&[], LATER, Some(LATER), false).await.unwrap();
         let mut options = uptake_jobs::RunOptions::new("grouped", LATER);
         options.watermark = Some(LATER);
-        options.days_per_commit = 1;
+        options.days_per_group = 1;
         let tagger: Arc<dyn uptake_jobs::Tag> = Arc::<KeywordTagger>::clone(&many.tagger);
         let reports = Box::pin(uptake_jobs::run(&many.lake, &many.pipelines, &[], tagger, &options)).await.unwrap();
         assert_eq!(statuses(&reports, Status::Built), Vec::<String>::new());
@@ -131,6 +131,37 @@ fn a_refused_build_leaves_the_table_as_it_was() {
         assert_eq!(bench.query("SELECT conversation_id FROM silver.subjects").await.unwrap(), ["c10"]);
         let sql = "SELECT status, count(*) FROM control.job_runs WHERE pipeline = 'subjects' GROUP BY 1 ORDER BY 1";
         assert_eq!(bench.query(sql).await.unwrap(), ["built | 1", "refused | 1"]);
+    });
+}
+
+/// Days `10..` of talks, built one at a time by a pipeline that wants no conversation `c11`.
+async fn refused_in_the_middle(commit: &str) -> (RunReport, Vec<String>) {
+    let mut bench = Bench::new();
+    let definition = format!(
+        "description = \"x\"\noutput = \"silver.subjects\"\ncommit = \"{commit}\"\n[checks.never]\n\"nobody called c11\" = \"conversation_id = 'c11'\"\n",
+    );
+    bench.pipelines = with(&[("subjects/pipeline.toml", &definition)]);
+    for day in 10..13 {
+        bench.ingest(&talk(day), LATER).await.unwrap();
+    }
+    let mut options = uptake_jobs::RunOptions::new("grouped", LATER);
+    options.days_per_group = 1;
+    let tagger: Arc<dyn uptake_jobs::Tag> = Arc::<KeywordTagger>::clone(&bench.tagger);
+    let names = ["subjects".to_owned()];
+    let reports = Box::pin(uptake_jobs::run(&bench.lake, &bench.pipelines, &names, tagger, &options)).await.unwrap();
+    let rows = bench.query("SELECT conversation_id FROM silver.subjects").await.unwrap();
+    (reports.into_iter().last().unwrap(), rows)
+}
+
+#[test]
+fn a_build_of_several_groups_is_shown_whole_or_not_at_all() {
+    on_a_runtime(async {
+        let (report, rows) = refused_in_the_middle("together").await;
+        assert_eq!(report.status, Status::Refused);
+        assert_eq!((rows, report.days.len()), (vec![], 0), "the first day was good and is not there either");
+        let (report, rows) = refused_in_the_middle("groups").await;
+        assert_eq!((report.status, rows), (Status::Refused, vec!["c10".to_owned()]), "what was dear to make is kept");
+        assert_eq!(report.days, ["2026-01-10"]);
     });
 }
 
