@@ -10,6 +10,7 @@
 mod annotate;
 mod architecture;
 mod demo;
+mod generate;
 mod import;
 mod ingest;
 mod object_store;

@@ -37,7 +37,8 @@ pub fn vectorised<Output>(loops: impl FnMut() -> Output) -> Output {
 
 /// `exp(x)` by a polynomial of degree 5 on the remainder to a power of two (Cephes); relative error below 2e-7.
 #[inline(always)]
-fn exponential(x: f32) -> f32 {
+#[must_use]
+pub fn exponential(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding it leaves the integer part in the low mantissa bits
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);

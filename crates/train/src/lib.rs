@@ -8,6 +8,7 @@
 //!   [`data::Split`]: which part of the data a conversation belongs to.
 //! - [`policy::train`]: fine-tunes a language model from preferences (SFT, DPO, KTO) into a PEFT adapter.
 //! - [`decoder`]: the language model with gradients for its adapter alone.
+//! - [`generate`]: answers of a language model, with or without an adapter.
 //! - [`metrics`]: AUROC, average precision, F1, calibration error, and their intervals over conversations.
 //!
 //! Invariants: a conversation is in one part of the split only; nothing measured on the test part decides anything; all
@@ -25,6 +26,7 @@ pub mod decoder;
 mod encoder;
 mod error;
 mod fused;
+pub mod generate;
 pub mod metrics;
 pub mod policy;
 

@@ -5,6 +5,7 @@ mod config;
 mod consume;
 mod demo;
 mod evaluate;
+mod generate;
 mod import;
 mod run;
 mod snapshot;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
+    Generate(generate::Generate),
     Import(import::Import),
     Run(run::Run),
     Snapshot(snapshot::Arguments),
@@ -58,6 +60,7 @@ impl Command {
             Self::Consume(command) => command.run(context).await,
             Self::Demo(command) => Box::pin(command.run(context)).await,
             Self::Evaluate(command) => command.run(context).await,
+            Self::Generate(command) => command.run(context).await,
             Self::Import(command) => command.run(context).await,
             Self::Run(command) => command.run(context).await,
             Self::Snapshot(arguments) => snapshot::run(arguments, context).await,

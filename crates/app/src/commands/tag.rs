@@ -106,7 +106,7 @@ impl Tag {
 }
 
 /// Opens a file, plain, gzip'd or zstd (told by its first bytes), with a bar over the bytes that are read of it.
-fn open(path: &Path, terminal: bool) -> anyhow::Result<(Box<dyn BufRead>, ProgressBar)> {
+pub(super) fn open(path: &Path, terminal: bool) -> anyhow::Result<(Box<dyn BufRead>, ProgressBar)> {
     let (raw, total): (Box<dyn Read>, Option<u64>) = if path == Path::new("-") {
         (Box::new(io::stdin()), None)
     } else {

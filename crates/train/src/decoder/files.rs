@@ -14,13 +14,14 @@ use crate::error::{Error, Result};
 const INDEX_FILE: &str = "model.safetensors.index.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const TEMPLATE_FILE: &str = "chat_template.jinja";
+const GENERATION_FILE: &str = "generation_config.json";
 /// What else belongs to a model that is served; copied beside merged weights where it is there.
 const COMPANIONS: [&str; 6] = [
     TOKENIZER_FILE,
     TOKENIZER_CONFIG_FILE,
     TEMPLATE_FILE,
     "special_tokens_map.json",
-    "generation_config.json",
+    GENERATION_FILE,
     "added_tokens.json",
 ];
 
@@ -34,6 +35,8 @@ pub(crate) struct BaseFiles {
     pub(crate) tokenizer_config: Vec<u8>,
     /// `chat_template.jinja`; where there is one, it goes before the template in `tokenizer_config.json`.
     pub(crate) template: Option<String>,
+    /// How the model is meant to be asked for answers.
+    pub(crate) generation: Option<Vec<u8>>,
 }
 
 /// The weights of a base model in single precision.
@@ -74,6 +77,7 @@ impl BaseFiles {
             tokenizer: read(&directory.join(TOKENIZER_FILE))?,
             tokenizer_config: read_if_there(&directory.join(TOKENIZER_CONFIG_FILE))?.unwrap_or_else(|| b"{}".to_vec()),
             template: template.map_err(|_| Error::Invalid(format!("{TEMPLATE_FILE} of the base model is no UTF-8")))?,
+            generation: read_if_there(&directory.join(GENERATION_FILE))?,
         })
     }
 

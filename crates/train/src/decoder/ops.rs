@@ -118,7 +118,7 @@ impl Rotation {
     }
 
     /// Turns each head of each token, forward or (`sign` −1) back.
-    fn turn(&self, values: &mut [f32], tokens: usize, sign: f32) {
+    pub(crate) fn turn(&self, values: &mut [f32], tokens: usize, sign: f32) {
         let row = values.len() / tokens.max(1);
         let angles = self.cosines.chunks_exact(self.half).zip(self.sines.chunks_exact(self.half));
         for (token, (cosines, sines)) in values.chunks_exact_mut(row.max(1)).zip(angles) {

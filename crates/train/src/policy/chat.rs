@@ -5,9 +5,9 @@ use minijinja::{Environment, context};
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use super::rows::Message;
 use crate::decoder::BaseFiles;
 use crate::error::{Error, Result};
+pub(crate) use super::rows::Message;
 
 /// Tokens of a prompt and an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +135,30 @@ impl Chat {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The token that ends an answer, as the tokenizer's configuration has it.
+    pub(crate) const fn end_token(&self) -> u32 {
+        self.end_token
+    }
+
+    /// Tokens of a prompt up to the marker of the coming answer, or the reason why there are none.
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, &'static str> {
+        if messages.iter().any(|message| self.forges(message)) {
+            return Err("control_token_in_text");
+        }
+        let tokens = self.tokens(&self.render(messages, true)?)?;
+        if tokens.is_empty() { Err("empty_prompt") } else { Ok(tokens) }
+    }
+
+    /// The text of an answer's tokens, without control tokens.
+    pub(crate) fn answer(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens, true).map_err(|error| Error::Invalid(format!("decode tokens: {error}")))
+    }
+
+    /// A person who types a control token would otherwise write the assistant's turn.
+    fn forges(&self, message: &Message) -> bool {
+        self.controls.iter().any(|control| message.content.contains(control.as_str()))
+    }
+
     /// The text of tokens, control tokens included.
     #[cfg(test)]
     pub(crate) fn text(&self, tokens: &[u32]) -> String {
@@ -143,9 +167,7 @@ impl Chat {
 
     /// Prompt and answer as tokens, or the reason why there are none.
     pub(crate) fn sequence(&self, prompt: &[Message], answer: &Message) -> Result<Sequence, &'static str> {
-        // A person who types a control token would otherwise write the assistant's turn.
-        let forges = |message: &Message| self.controls.iter().any(|control| message.content.contains(control.as_str()));
-        if prompt.iter().any(forges) || forges(answer) {
+        if prompt.iter().any(|message| self.forges(message)) || self.forges(answer) {
             return Err("control_token_in_text");
         }
         let before = self.render(prompt, true)?;

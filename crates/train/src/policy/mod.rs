@@ -7,7 +7,7 @@
 //! A run that was killed goes on at its last checkpoint and ends with the same bytes as if it had never stopped.
 
 mod batches;
-mod chat;
+pub(crate) mod chat;
 mod checkpoint;
 mod loss;
 mod output;
