@@ -92,6 +92,7 @@ pub(super) struct Batch<'a> {
     sampling: Sampling,
     bounds: Bounds,
     rows: Vec<Row>,
+    scratch: Vec<f32>,
 }
 
 impl<'a> Batch<'a> {
@@ -102,7 +103,7 @@ impl<'a> Batch<'a> {
         sampling: Sampling,
         bounds: Bounds,
     ) -> Self {
-        Self { model, chat, stops, sampling, bounds, rows: Vec::new() }
+        Self { model, chat, stops, sampling, bounds, rows: Vec::new(), scratch: Vec::new() }
     }
 
     /// Answers under way.
@@ -152,7 +153,7 @@ impl<'a> Batch<'a> {
                 pieces.push(Piece { cache: &mut row.cache, tokens: &row.waiting[row.fed..end], wanted });
             }
         }
-        let logits = self.model.forward(&mut pieces)?;
+        let logits = self.model.forward(&mut pieces, &mut self.scratch)?;
         let mut logits = logits.chunks_exact(self.model.config().vocabulary);
         let mut done = Vec::new();
         for (mut row, end) in std::mem::take(&mut self.rows).into_iter().zip(taken) {

@@ -91,7 +91,7 @@ impl Default for Options {
             skip_bad: false,
             token_ids: false,
             rows: 32,
-            tokens: 32_768,
+            tokens: 16_384,
         }
     }
 }

@@ -42,6 +42,17 @@ struct Layer {
     down: Matrix,
 }
 
+/// What goes through a layer.
+struct Pass<'a, 'b> {
+    /// Number of the layer.
+    index: usize,
+    /// States of the new tokens, a row each.
+    state: &'a mut [f32],
+    pieces: &'a mut [Piece<'b>],
+    rotation: &'a Rotation,
+    scratch: &'a mut Vec<f32>,
+}
+
 /// A model as it is asked for answers.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -91,11 +102,11 @@ impl Model {
     }
 
     /// Takes new tokens of several sequences through all layers: logits after each piece that wants them, a row of the
-    /// vocabulary's size after the other.
+    /// vocabulary's size after the other. `scratch` is what one pass leaves to the next.
     ///
     /// # Errors
     /// [`Error::Bug`] for a token outside of the vocabulary.
-    pub(super) fn forward(&self, pieces: &mut [Piece<'_>]) -> Result<Vec<f32>> {
+    pub(super) fn forward(&self, pieces: &mut [Piece<'_>], scratch: &mut Vec<f32>) -> Result<Vec<f32>> {
         let count: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         let mut positions = Vec::with_capacity(count);
         let mut state = Vec::with_capacity(count * self.config.width);
@@ -108,7 +119,11 @@ impl Model {
         }
         let rotation = Rotation::new(&positions, self.config.head_width, self.config.theta);
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(index, &mut state, pieces, &rotation, &self.config, self.heads);
+            layer.forward(
+                &mut Pass { index, state: &mut state, pieces, rotation: &rotation, scratch },
+                &self.config,
+                self.heads,
+            );
         }
         let width = self.config.width;
         let (mut last, mut end) = (Vec::new(), 0);
@@ -123,7 +138,7 @@ impl Model {
             return Ok(last);
         }
         normalise(&mut last, &self.gain, self.config.epsilon);
-        Ok(self.output.product(&Rows::pack(&last, width)))
+        Ok(self.output.product(&Rows::pack(&last, width), scratch))
     }
 }
 
@@ -160,33 +175,24 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        index: usize,
-        state: &mut [f32],
-        pieces: &mut [Piece<'_>],
-        rotation: &Rotation,
-        config: &DecoderConfig,
-        heads: Heads,
-    ) {
-        let width = config.width;
-        let projected = self.inputs.product(&normalised(state, &self.attention_gain, config.epsilon));
+    fn forward(&self, pass: &mut Pass<'_, '_>, config: &DecoderConfig, heads: Heads) {
+        let Pass { index, state, pieces, rotation, scratch } = pass;
+        let projected = self.inputs.product(&normalised(state, &self.attention_gain, config.epsilon), scratch);
         let (queries, keys, values) = self.split(&projected, rotation, config);
         let (query_width, key_width) = (config.heads * config.head_width, config.kv_heads * config.head_width);
         let mut start = 0;
         let mut asked: Vec<(&Cache, &[f32])> = Vec::with_capacity(pieces.len());
         for piece in pieces.iter_mut() {
             let end = start + piece.tokens.len();
-            let of = |rows| -> &[f32] { &Vec::as_slice(rows)[start * key_width..end * key_width] };
-            piece.cache.push(index, heads, of(&keys), of(&values));
+            let keep = start * key_width..end * key_width;
+            piece.cache.push(*index, heads, &keys[keep.clone()], &values[keep]);
             asked.push((&*piece.cache, &queries[start * query_width..end * query_width]));
             start = end;
         }
-        let context = attend(index, heads, &asked);
-        add(state, &self.output.product(&Rows::pack(&context, query_width)));
-        let inner = self.inner.product(&normalised(state, &self.inner_gain, config.epsilon));
-        add(state, &self.down.product(&Rows::pack(&gated(&inner, config.inner), config.inner)));
-        debug_assert_eq!(state.len() % width, 0);
+        let context = attend(*index, heads, &asked);
+        add(state, &self.output.product(&Rows::pack(&context, query_width), scratch));
+        let inner = self.inner.product(&normalised(state, &self.inner_gain, config.epsilon), scratch);
+        add(state, &self.down.product(&Rows::pack(&gated(&inner, config.inner), config.inner), scratch));
     }
 
     /// Queries and keys, normalised by head where the model does that and turned by their positions; and values.

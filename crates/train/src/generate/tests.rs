@@ -22,8 +22,10 @@ fn tokens(seed: u32, count: usize) -> Vec<u32> {
 /// Logits after each piece of a sequence that goes through the model alone.
 fn logits_of(model: &Model, pieces: &[&[u32]]) -> Vec<Vec<f32>> {
     let mut cache = Cache::new(model.config());
-    let each = |tokens: &&[u32]| model.forward(&mut [Piece { cache: &mut cache, tokens, wanted: true }]).unwrap();
-    pieces.iter().map(each).collect()
+    let mut each = |tokens: &&[u32]| {
+        model.forward(&mut [Piece { cache: &mut cache, tokens, wanted: true }], &mut Vec::new()).unwrap()
+    };
+    pieces.iter().map(&mut each).collect()
 }
 
 fn distance(left: &[f32], right: &[f32]) -> f32 {
@@ -73,7 +75,7 @@ fn logits_are_the_same_to_the_bit_however_a_sequence_is_cut_and_batched() {
                 }
                 pieces.push(Piece { cache, tokens, wanted: true });
             }
-            let logits = model.forward(&mut pieces).unwrap();
+            let logits = model.forward(&mut pieces, &mut Vec::new()).unwrap();
             let own = logits.chunks_exact(260).nth(place.unwrap()).unwrap();
             assert_eq!(own, at_once, "{kind} beside {} others", others.len());
         }

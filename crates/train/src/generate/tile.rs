@@ -71,10 +71,13 @@ impl Matrix {
         (output < self.outputs).then(|| panel.iter().step_by(PANEL).take(self.inputs).copied())
     }
 
-    /// `rows · weightsᵀ + bias`, a row of outputs after the other.
-    pub(super) fn product(&self, rows: &Rows) -> Vec<f32> {
+    /// `rows · weightsᵀ + bias`, a row of outputs after the other. `scratch` is what one product leaves to the next.
+    pub(super) fn product(&self, rows: &Rows, scratch: &mut Vec<f32>) -> Vec<f32> {
         let panels = self.panels.len() / (PANEL * self.inputs);
-        let mut tiles = vec![0.0; panels * PANEL * rows.count];
+        let size = panels * PANEL * rows.count;
+        // Each number of it is written before it is read.
+        scratch.resize(size.max(scratch.len()), 0.0);
+        let tiles = &mut scratch[..size];
         // A few tasks a thread: enough to even out, not so many that handing them out costs.
         let share = panels.div_ceil(4 * rayon::current_num_threads()).max(1);
         tiles
@@ -182,7 +185,7 @@ mod tests {
             let bias = random(3, outputs);
             let (first, second) = weights.split_at(inputs);
             let matrix = Matrix::new(&[first.to_vec(), second.to_vec()], inputs, Some(bias.clone()));
-            let product = matrix.product(&Rows::pack(&values, inputs));
+            let product = matrix.product(&Rows::pack(&values, inputs), &mut vec![f32::NAN; 7]);
             let expected: Vec<f32> = values
                 .chunks_exact(inputs)
                 .flat_map(|row| {
