@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// Which crates of ours a crate may use in its normal dependencies.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("sample", &["model"]),
     ("progress", &["model"]),
@@ -16,7 +16,11 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("serve", &["model", "lake"]),
     ("judge", &["model"]),
     ("train", &["model", "lake", "tagger"]),
-    ("app", &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "serve", "train"]),
+    ("registry", &["model", "lake"]),
+    (
+        "app",
+        &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "registry", "serve", "train"],
+    ),
 ];
 
 /// Which crates may name a foreign system.

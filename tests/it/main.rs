@@ -10,10 +10,13 @@
 mod annotate;
 mod architecture;
 mod demo;
+mod engine;
 mod generate;
 mod import;
 mod ingest;
+mod models;
 mod object_store;
 mod policy;
+mod reward;
 mod snapshot;
 mod sql;

@@ -5,6 +5,7 @@
 
 pub(crate) mod ingest;
 pub(crate) mod judge;
+pub(crate) mod models;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) kafka: ingest::KafkaSettings,
     /// The language model that annotates.
     pub(crate) judge: judge::JudgeSettings,
+    /// The registry of models.
+    pub(crate) models: models::ModelsSettings,
 }
 
 /// Traces, metrics, logs, health.
@@ -81,6 +84,23 @@ impl Settings {
     }
 }
 
+/// A folder of `uptake` below the user's cache directory (XDG Base Directory Specification, `$XDG_CACHE_HOME`).
+///
+/// # Errors
+/// [`Usage`] when the environment names no such directory.
+pub(crate) fn cache_directory(folder: &str) -> Result<PathBuf, Usage> {
+    cache_directory_of(folder, |name| std::env::var_os(name).map(PathBuf::from))
+}
+
+fn cache_directory_of(folder: &str, variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Usage> {
+    // The specification says that relative paths are to be ignored.
+    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("uptake").join(folder))
+        .ok_or_else(|| Usage(format!("no place for the cache of `{folder}`: set HOME, or the setting {folder}.cache")))
+}
+
 /// The keys that the environment may set, as sections and names; beside them every `UPTAKE_KAFKA_…`.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("", "subject_pepper"),
@@ -105,6 +125,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("ingest", "max_bad_share"),
     ("ingest", "bad_window"),
     ("ingest", "id_window"),
+    ("models", "cache"),
     ("judge", "endpoint"),
     ("judge", "model"),
     ("judge", "api_key_variable"),
@@ -185,6 +206,17 @@ mod tests {
         let settings = Settings { subject_pepper: pepper, kafka, ..Settings::default() };
         let shown = format!("{settings:?}");
         assert!(shown.contains("sasl.password") && !shown.contains("hidden-word"), "{shown}");
+    }
+
+    #[test]
+    fn caches_follow_the_specification() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            let found = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value));
+            cache_directory_of("judge", found)
+        };
+        assert_eq!(with(&[("HOME", "/home/ann")]).unwrap(), PathBuf::from("/home/ann/.cache/uptake/judge"));
+        assert_eq!(with(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]).unwrap(), PathBuf::from("/c/uptake/judge"));
+        assert!(with(&[]).is_err());
     }
 
     #[test]

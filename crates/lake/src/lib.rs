@@ -5,6 +5,7 @@
 //! - [`Table`]: one Delta table: append with positions, replace whole partitions, changes since a version, time travel.
 //! - [`CommitRequest`], [`Advance`], [`Committed`]: what one commit writes and how it ended.
 //! - [`Staged`]: rows that are written and that nobody sees until all of a replacement is ready.
+//! - [`Lake::object`], [`Lake::create_object`], [`Lake::upload_object`]: what lies beside the tables.
 //! - [`Changes`], [`File`]: what a reader has not seen yet.
 //! - [`Error`] with its [`Kind`]: what to do when something fails.
 //!
@@ -27,6 +28,7 @@ mod error;
 mod lake;
 mod log;
 mod notes;
+mod objects;
 mod provider;
 mod request;
 mod scope;
@@ -49,6 +51,7 @@ mod exam;
 pub use changes::Changes;
 pub use error::{Error, Kind, Result};
 pub use lake::Lake;
+pub use objects::Digested;
 pub use request::{Advance, CommitRequest, Committed, File, HistoryEntry};
 pub use scope::Staged;
 pub use table::Table;

@@ -23,8 +23,8 @@ pub struct CommitRequest {
     pub batches: Vec<RecordBatch>,
     /// Positions that move with the rows, all or none.
     pub advances: Vec<Advance>,
-    /// Watermarks and idleness: application ids `watermark/…` (milliseconds; only ever raised) and `idle/…` (1 idle or
-    /// finished, 0 active; taken as given). See [`crate::Lake::watermark`].
+    /// Watermarks and states: application ids `watermark/…` (milliseconds; only ever raised), and others that are taken as
+    /// given, such as `idle/…` (1 idle or finished, 0 active). See [`crate::Lake::watermark`].
     pub watermarks: Vec<(String, i64)>,
     /// What people find in the table's history. Never put text of users here: the log is not cleaned by an erasure.
     pub metadata: Map<String, Value>,

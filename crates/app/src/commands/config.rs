@@ -75,6 +75,7 @@ fn faults(settings: &Settings) -> Vec<String> {
     }
     faults.extend(ingest_faults(settings));
     faults.extend(settings.judge.faults());
+    faults.extend(settings.models.faults());
     faults.extend(telemetry::faults(&settings.telemetry));
     faults
 }

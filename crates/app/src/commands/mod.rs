@@ -7,7 +7,9 @@ mod demo;
 mod evaluate;
 mod generate;
 mod import;
+mod models;
 mod run;
+mod score;
 mod snapshot;
 mod sql;
 mod tables;
@@ -32,7 +34,9 @@ pub(crate) enum Command {
     Evaluate(evaluate::Evaluate),
     Generate(generate::Generate),
     Import(import::Import),
+    Models(models::Arguments),
     Run(run::Run),
+    Score(score::Score),
     Snapshot(snapshot::Arguments),
     Sql(sql::Arguments),
     Tables(tables::Arguments),
@@ -62,7 +66,9 @@ impl Command {
             Self::Evaluate(command) => command.run(context).await,
             Self::Generate(command) => command.run(context).await,
             Self::Import(command) => command.run(context).await,
+            Self::Models(arguments) => Box::pin(models::run(arguments, context)).await,
             Self::Run(command) => command.run(context).await,
+            Self::Score(command) => command.run(context).await,
             Self::Snapshot(arguments) => snapshot::run(arguments, context).await,
             Self::Sql(arguments) => sql::run(arguments, context).await,
             Self::Tables(arguments) => tables::run(arguments, context).await,

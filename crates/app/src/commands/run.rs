@@ -89,7 +89,10 @@ pub(crate) fn pipelines(context: &Context) -> anyhow::Result<Pipelines> {
 
 /// The tagger of the settings, or the one that the program carries; loaded off the async threads.
 pub(crate) async fn tagger(context: &Context) -> anyhow::Result<Arc<dyn Tag>> {
-    let directory = context.settings.tagger.clone();
+    let directory = match &context.settings.tagger {
+        Some(directory) => Some(directory.clone()),
+        None => super::models::production_tagger(context).await?,
+    };
     let tagger = tokio::task::spawn_blocking(move || match directory {
         Some(directory) => Tagger::open(&directory, uptake_tagger::Options::default()),
         None => Tagger::embedded(uptake_tagger::Options::default()),

@@ -1,6 +1,8 @@
 //! `uptake train`: fine-tunes models.
 
+mod engine;
 mod policy;
+mod reward;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -21,8 +23,12 @@ use crate::progress;
 pub(crate) enum Train {
     /// The signal classifier that `uptake tag` serves, from labelled follow-ups.
     Classifier(Classifier),
+    /// A reward model of the rate at which responses are loved (`P[Love]`), that `uptake score` serves.
+    Love(Box<reward::Love>),
     /// A language model, from preferences: an adapter in PEFT's layout.
     Policy(policy::Policy),
+    /// A reward model of which response is better, from pairs, that `uptake score` serves.
+    Reward(Box<reward::Reward>),
 }
 
 /// Trains a signal classifier from an encoder and labelled follow-ups.
@@ -120,9 +126,14 @@ impl Train {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
+        if let Self::Policy(policy) = self {
+            return Box::pin(policy.run(context)).await;
+        }
         tokio::task::spawn_blocking(move || match self {
             Self::Classifier(classifier) => classifier.train(terminal),
+            Self::Love(love) => love.train(terminal),
             Self::Policy(policy) => policy.train(terminal),
+            Self::Reward(reward) => reward.train(terminal),
         })
         .await?
     }

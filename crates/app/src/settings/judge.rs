@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uptake_judge::{Access, ApiKey, Cache, Error, HttpEndpoint, Judge, Limits, Options, Prices, RetryPolicy};
 
 use crate::context::Usage;
+use crate::settings::cache_directory;
 
 /// Where the key is looked for when nothing else is said. Not `OPENAI_API_KEY`: a key that lies about for one server must
 /// not go to another.
@@ -85,7 +86,7 @@ impl JudgeSettings {
         let endpoint = HttpEndpoint::new(access).map_err(usage)?;
         let cache = match &self.cache {
             Some(directory) => directory.clone(),
-            None => cache_directory(|name| std::env::var_os(name).map(PathBuf::from))?,
+            None => cache_directory("judge")?,
         };
         Judge::new(Arc::new(endpoint), Cache::open(cache)?, self.options()).map_err(usage)
     }
@@ -152,16 +153,6 @@ impl JudgeSettings {
     }
 }
 
-/// `uptake/judge` below the user's cache directory (XDG Base Directory Specification, `$XDG_CACHE_HOME`).
-fn cache_directory(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, Usage> {
-    // The specification says that relative paths are to be ignored.
-    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
-    absolute("XDG_CACHE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("uptake/judge"))
-        .ok_or_else(|| Usage("no place for the cache of answers: say --cache DIR, or set HOME".to_owned()))
-}
-
 /// Options that do not fit are a matter of usage.
 pub(crate) fn usage(error: Error) -> anyhow::Error {
     match error {
@@ -201,15 +192,5 @@ mod tests {
             assert!(faults.iter().any(|fault| fault.starts_with(&format!("judge.{key}: "))), "{key}: {faults:?}");
         }
         assert!(toml::from_str::<JudgeSettings>("api_key = \"secret\"").is_err(), "a key in a file is refused");
-    }
-
-    #[test]
-    fn the_cache_follows_the_specification() {
-        let with = |pairs: &'static [(&str, &str)]| {
-            cache_directory(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
-        };
-        assert_eq!(with(&[("HOME", "/home/ann")]).unwrap(), PathBuf::from("/home/ann/.cache/uptake/judge"));
-        assert_eq!(with(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]).unwrap(), PathBuf::from("/c/uptake/judge"));
-        assert!(with(&[]).is_err());
     }
 }

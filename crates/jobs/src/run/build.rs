@@ -5,7 +5,7 @@ use uptake_lake::{Advance, CommitRequest, Staged};
 use uptake_model::time::{self, Day};
 
 use super::Job;
-use super::plan::{Work, watermark_key};
+use super::plan::{MIXED, Work, generation_key, generation_number, watermark_key};
 use crate::checks::Outcome;
 use crate::error::Result;
 use crate::functions::Tagging;
@@ -118,6 +118,8 @@ impl Job<'_> {
         for (name, value) in facts {
             let _ = request.metadata.insert(name.to_owned(), value.into());
         }
+        let number = if last { generation_number(&work.generation) } else { MIXED };
+        request.watermarks.push((generation_key(&self.pipeline.name), number));
         if !last {
             return request;
         }

@@ -67,6 +67,14 @@ impl Job<'_> {
             };
             full = full.or(Some(reason.to_owned()));
         }
+        // A table holds the rows of one generation. Going back to an earlier one, as after a rollback of the tagger, finds
+        // that one's old positions in the table, and other rows.
+        if sources.iter().any(|source| source.stored.is_some()) {
+            let built = output.position(&generation_key(&self.pipeline.name)).await;
+            if built.map_err(self.lake_error("read the output's positions"))? != Some(generation_number(&generation)) {
+                full = full.or_else(|| Some("another generation of it has built the table since".to_owned()));
+            }
+        }
         let mut work = Work { output, sources, days: BTreeSet::new(), generation, previous_watermark };
         work.days = if full.is_some() {
             Box::pin(self.all_days(&work, tagging)).await?
@@ -164,4 +172,17 @@ impl Job<'_> {
 /// The watermark's key has the lake's own prefix, so that it is only ever raised.
 pub(super) fn watermark_key(pipeline: &str, generation: &str) -> String {
     format!("watermark/jobs/{pipeline}/{generation}")
+}
+
+/// Under this key the table says whose rows it holds: the number of a generation, or [`MIXED`].
+pub(super) fn generation_key(pipeline: &str) -> String {
+    format!("generation/{pipeline}")
+}
+
+/// The rows of two generations: a build that shows group by group is under way, or was killed.
+pub(super) const MIXED: i64 = -1;
+
+/// A generation as positions are stored, 48 bits of its hash.
+pub(super) fn generation_number(generation: &str) -> i64 {
+    i64::from_str_radix(generation, 16).unwrap_or_default()
 }

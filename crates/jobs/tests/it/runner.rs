@@ -88,6 +88,22 @@ fn another_tagger_is_another_generation() {
 }
 
 #[test]
+fn going_back_to_an_earlier_generation_builds_anew() {
+    on_a_runtime(async {
+        let mut bench = Bench::new();
+        bench.ingest(&talk(10), LATER).await.unwrap();
+        for version in ["keywords-1", "keywords-2", "keywords-1"] {
+            bench.tagger = Arc::new(KeywordTagger { version: Some(version), ..KeywordTagger::default() });
+            let _ = bench.run(&[], LATER, Some(LATER), false).await.unwrap();
+            assert_eq!(bench.query("SELECT DISTINCT tagger_id FROM silver.signals").await.unwrap(), [version]);
+            assert_eq!(bench.query("SELECT DISTINCT tagger_id FROM gold.preference_pairs").await.unwrap(), [version]);
+            let reports = bench.run(&[], LATER, Some(LATER), false).await.unwrap();
+            assert_eq!(statuses(&reports, Status::Unchanged), Vec::<String>::new());
+        }
+    });
+}
+
+#[test]
 fn many_days_go_in_groups_and_come_out_the_same() {
     on_a_runtime(async {
         let mut one = Bench::new();

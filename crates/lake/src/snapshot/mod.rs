@@ -23,6 +23,8 @@ mod survey;
 mod transform;
 mod writer;
 
+pub(crate) use writer::hex;
+
 pub use check::{CheckOptions, Fault, Report, Source, check, check_directory};
 pub use lengths::Lengths;
 pub use manifest::{FileEntry, MANIFEST, Manifest, Snapshot, SplitRule, list};

@@ -12,8 +12,9 @@ use uptake_lake::snapshot::Manifest;
 use uptake_sample::Log;
 use uptake_serve::{Options, Session};
 
-use super::text::{columns, count, excerpt, wrap};
+use super::text::{count, excerpt, wrap};
 use super::{judge, queries};
+use crate::columns::columns;
 
 /// Longest text of the example that is shown, in characters.
 const EXCERPT: usize = 600;

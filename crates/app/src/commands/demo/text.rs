@@ -58,38 +58,6 @@ pub(super) fn excerpt(text: &str, most: usize) -> String {
     }
 }
 
-/// Rows in columns, the first row as heading, numbers to the right.
-pub(super) fn columns(rows: &[Vec<String>], indent: &str) -> String {
-    let count = rows.first().map_or(0, Vec::len);
-    let is_number =
-        |text: &str| !text.is_empty() && text.chars().all(|letter| letter.is_ascii_digit() || ",.".contains(letter));
-    let mut text = String::new();
-    let shape: Vec<(usize, bool)> = (0..count)
-        .map(|column| {
-            let cells = || rows.iter().filter_map(move |row| row.get(column));
-            let width = cells().map(|cell| cell.chars().count()).max().unwrap_or_default();
-            (width, rows.len() > 1 && cells().skip(1).all(|cell| is_number(cell)))
-        })
-        .collect();
-    for row in rows {
-        let mut line = indent.to_owned();
-        for (cell, (width, number)) in row.iter().zip(&shape) {
-            let padding = " ".repeat(width - cell.chars().count());
-            if *number {
-                line.push_str(&padding);
-                line.push_str(cell);
-            } else {
-                line.push_str(cell);
-                line.push_str(&padding);
-            }
-            line.push_str("  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 /// A hash over all records: two logs of one fingerprint are the same bytes.
 pub(super) fn fingerprint(log: &Log) -> String {
     let mut hash = Sha256::new();
@@ -117,11 +85,5 @@ mod tests {
         assert_eq!(wrap("one two three\n\nfour", "  ", 9), "  one two\n  three\n  \n  four\n");
         assert_eq!(wrap("unbreakable", "", 4), "unbreakable\n");
         assert_eq!(wrap("if x:\n    y", "| ", 80), "| if x:\n|     y\n");
-    }
-
-    #[test]
-    fn numbers_stand_to_the_right() {
-        let rows = [["topic", "rows"], ["chat", "7"], ["gateway", "1,200"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(columns(&rows, ""), "topic     rows\nchat         7\ngateway  1,200\n");
     }
 }

@@ -1,7 +1,7 @@
 //! `uptake train policy`: fine-tunes a language model from preferences.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,9 +9,12 @@ use indicatif::ProgressBar;
 use uptake_train::decoder::{Adapter, Module};
 use uptake_train::policy::{self, Event, Method, Options, Report, RowCounts, Truncation};
 
+use super::engine::Job;
+use crate::commands::models;
+use crate::context::{Context, Usage};
 use crate::progress;
 
-/// Trains a low-rank adapter of a language model from a published snapshot.
+/// Trains a low-rank adapter of a language model from a published snapshot: by itself, or by the trainer that you have.
 ///
 /// The base model's chat template makes the prompts. What became of the rows is said before the first step. A run that was
 /// killed goes on at its last checkpoint when it is started again with the same options, and ends with the same bytes.
@@ -118,6 +121,31 @@ pub(crate) struct Policy {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = defaults().checkpoint_steps)]
     checkpoint_steps: usize,
+
+    /// Who trains: this program; TRL, by a ready script; or a command of yours, started on the snapshot.
+    #[arg(long, value_enum, default_value_t = Engine::Native)]
+    engine: Engine,
+
+    /// The command of `--engine command`, for a shell: `{data}`, `{base}`, `{out}`, `{method}`, `{seed}` and `{options}` (a JSON
+    /// file with all of these options) are filled in. It leaves the model in `{out}` and metrics, a JSON object a line, in
+    /// `{out}/metrics.jsonl` or its output.
+    #[arg(long, value_name = "TEMPLATE", required_if_eq("engine", "command"))]
+    command: Option<String>,
+
+    /// The Python of `--engine trl`, with trl and peft.
+    #[arg(long, env = "UPTAKE_PYTHON", default_value = "python3", value_name = "PROGRAM")]
+    python: String,
+
+    /// Add what was made to the registry of models under this name; the exit code is 3 where its gates refuse it.
+    #[arg(long, value_name = "NAME")]
+    register: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Engine {
+    Native,
+    Trl,
+    Command,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -176,6 +204,62 @@ impl Policy {
         }
     }
 
+    /// Trains, by whomever, and registers what was made.
+    pub(super) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        let (out, register, terminal) = (self.out.clone(), self.register.clone(), context.terminal);
+        let snapshot = snapshot_of(&self.data);
+        let code = match self.engine {
+            Engine::Native => tokio::task::spawn_blocking(move || self.train(terminal)).await??,
+            Engine::Trl | Engine::Command => Box::pin(self.job()?.run(context)).await?,
+        };
+        match register {
+            Some(name) if code == ExitCode::SUCCESS => models::register(context, &out, name, snapshot).await,
+            _ => Ok(code),
+        }
+    }
+
+    /// The same for another trainer.
+    fn job(self) -> Result<Job, Usage> {
+        if self.command.is_some() && self.engine != Engine::Command {
+            return Err(Usage("--command is for --engine command".to_owned()));
+        }
+        let method = match self.method {
+            Name::Sft => "sft",
+            Name::Dpo => "dpo",
+            Name::Kto => "kto",
+        };
+        let modules: Vec<&str> = self.lora_modules.iter().map(|module| module.name()).collect();
+        let options = serde_json::json!({
+            "method": method,
+            "base_name": self.base_name,
+            "beta": self.beta,
+            "desirable_weight": self.desirable_weight,
+            "undesirable_weight": self.undesirable_weight,
+            "lora_rank": self.lora_rank,
+            "lora_alpha": self.lora_alpha,
+            "lora_modules": modules,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "max_steps": self.max_steps,
+            "batch": self.batch,
+            "accumulate": self.accumulate,
+            "max_length": self.max_length,
+            "learning_rate": self.learning_rate,
+            "warm_up": self.warm_up,
+            "clip": self.clip,
+            "weight_decay": self.weight_decay,
+        });
+        Ok(Job {
+            engine: if self.engine == Engine::Trl { "trl" } else { "command" },
+            command: self.command,
+            python: self.python,
+            data: self.data,
+            base: self.base.to_string_lossy().into_owned(),
+            out: self.out,
+            options,
+        })
+    }
+
     /// Trains; says first what became of the rows, last what was measured.
     pub(super) fn train(self, terminal: bool) -> anyhow::Result<ExitCode> {
         let options = self.options();
@@ -191,6 +275,13 @@ impl Policy {
         written.and_then(|()| summary(&report)).context("write the summary")?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Table and id of a published snapshot, if that is what a directory holds.
+fn snapshot_of(directory: &Path) -> Option<String> {
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(directory.join("manifest.json")).ok()?).ok()?;
+    Some(format!("{}/{}", manifest["name"].as_str()?, manifest["id"].as_str()?))
 }
 
 /// Shows an event: beside the bar on a terminal, as log lines elsewhere; what became of the rows always.
