@@ -30,7 +30,7 @@ struct Layer {
     feed_norm: Norm,
 }
 
-/// A BERT encoder with the tagger's head.
+/// A BERT encoder with a head of one dense layer on the first token's state beside the mean of all.
 #[derive(Debug)]
 pub struct Encoder {
     heads: usize,
@@ -51,6 +51,14 @@ impl Encoder {
     /// # Errors
     /// [`Error::Model`] where one is missing, has another shape than the configuration says, or is not finite.
     pub fn new(config: &EncoderConfig, weights: &HashMap<String, Tensor>) -> Result<Self> {
+        Self::with_outputs(config, weights, OUTPUTS)
+    }
+
+    /// As [`Encoder::new`], for a head of another size: `classifier.weight` is `[outputs, 2 · hidden]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn with_outputs(config: &EncoderConfig, weights: &HashMap<String, Tensor>, outputs: usize) -> Result<Self> {
         let source = Weights { weights, epsilon: config.layer_norm_eps };
         let width = config.hidden_size;
         let layers = (0..config.num_hidden_layers).map(|index| Layer::new(&source, config, index));
@@ -63,16 +71,26 @@ impl Encoder {
             segments: source.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?,
             norm: source.norm("embeddings.LayerNorm", width)?,
             layers: layers.collect::<Result<_>>()?,
-            head_weight: source.values("classifier.weight", &[OUTPUTS, 2 * width])?,
-            head_bias: source.values("classifier.bias", &[OUTPUTS])?,
+            head_weight: source.values("classifier.weight", &[outputs, 2 * width])?,
+            head_bias: source.values("classifier.bias", &[outputs])?,
         })
     }
 
     /// Logits of a batch, in its order.
     ///
     /// # Errors
-    /// [`Error::Bug`] for an input longer than the encoder's positions, an id outside its vocabulary, or no token.
+    /// [`Error::Bug`] for an input longer than the encoder's positions, an id outside its vocabulary, or no token; and
+    /// where the head has another number of outputs than the tagger's.
     pub fn logits(&self, batch: &[&Input]) -> Result<Vec<[f32; OUTPUTS]>> {
+        let other = |_| Error::Bug("the head has another number of outputs");
+        self.outputs(batch)?.into_iter().map(|logits| logits.try_into().map_err(other)).collect()
+    }
+
+    /// What the head says of a batch, in its order: as many numbers an input as it has outputs.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] for an input longer than the encoder's positions, an id outside its vocabulary, or no token.
+    pub fn outputs(&self, batch: &[&Input]) -> Result<Vec<Vec<f32>>> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
@@ -123,7 +141,7 @@ impl Encoder {
     }
 
     /// The first token beside the mean of all, through the head.
-    fn pool(&self, state: &[f32], ends: &[usize]) -> Vec<[f32; OUTPUTS]> {
+    fn pool(&self, state: &[f32], ends: &[usize]) -> Vec<Vec<f32>> {
         let width = self.width;
         let mut pooled = vec![0.0; 2 * width];
         let mut start = 0;
@@ -143,7 +161,7 @@ impl Encoder {
                     *sum *= inverse;
                 }
                 start = end;
-                let mut logits = [0.0; OUTPUTS];
+                let mut logits = vec![0.0; self.head_bias.len()];
                 kernels::project(&pooled, &self.head_weight, &self.head_bias, &mut logits);
                 logits
             })

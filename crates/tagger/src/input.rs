@@ -7,13 +7,13 @@
 //! the end of the response, then the start of the user's messages; of each a little is left, so that a long one never
 //! pushes the next out altogether. Each text is tokenised once, and earlier ones that are not shown not at all.
 
-use tokenizers::Tokenizer;
 use uptake_model::text::{Window, normalise};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exchange::Exchange;
 use crate::relation::{Relation, Repeat, Words, relate};
-use crate::settings::{Layout, TOKENIZER_FILE};
+use crate::settings::Layout;
+use crate::texts::TextTokenizer;
 
 /// One exchange in tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,7 +52,7 @@ const MARKS: usize = REPEAT_MARKS + Repeat::COUNT;
 /// Makes [`Input`]s of [`Exchange`]s.
 #[derive(Clone, Debug)]
 pub struct Template {
-    tokenizer: Tokenizer,
+    tokenizer: TextTokenizer,
     classify: u32,
     separate: u32,
     /// Ids of the marks; none in a layout without.
@@ -64,28 +64,11 @@ impl Template {
     /// Reads a `tokenizer.json` whose ids must fit `vocabulary`; inputs get at most `max_tokens` tokens.
     ///
     /// # Errors
-    /// [`Error::Model`] where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]`, `[SEP]` or a mark
+    /// [`Error::Model`](crate::Error::Model) where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]`, `[SEP]` or a mark
     /// of the layout.
     pub fn parse(tokenizer: &[u8], vocabulary: usize, max_tokens: usize, layout: Layout) -> Result<Self> {
-        let mut tokenizer =
-            Tokenizer::from_bytes(tokenizer).map_err(|error| Error::model(TOKENIZER_FILE, error.to_string()))?;
-        let largest = tokenizer.get_vocab(true).into_values().max();
-        if largest.is_none_or(|largest| largest as usize >= vocabulary) {
-            return Err(Error::model(
-                TOKENIZER_FILE,
-                format!("its largest token id is {largest:?}, the encoder's vocabulary has {vocabulary}"),
-            ));
-        }
-        // Files often carry a padding or truncation of their own, made for another use of the encoder.
-        let _ = tokenizer.with_padding(None);
-        let _ = tokenizer.with_truncation(None).map_err(Error::Tokenise)?;
-        // A user who types "[SEP]" means those five characters.
-        tokenizer.set_encode_special_tokens(true);
-        let special = |token: &str| {
-            tokenizer
-                .token_to_id(token)
-                .ok_or_else(|| Error::model(TOKENIZER_FILE, format!("it has no `{token}` token")))
-        };
+        let tokenizer = TextTokenizer::parse(tokenizer, vocabulary)?;
+        let special = |token: &str| tokenizer.special(token);
         let (classify, separate) = (special("[CLS]")?, special("[SEP]")?);
         let marks = match layout {
             Layout::FollowUp => Vec::new(),
@@ -97,18 +80,18 @@ impl Template {
     /// The tokens of an exchange, or nothing where the follow-up or the response has no text: then there is no signal.
     ///
     /// # Errors
-    /// [`Error::Tokenise`], which normalised text never causes.
+    /// [`Error::Tokenise`](crate::Error::Tokenise), which normalised text never causes.
     pub fn encode(&self, exchange: &Exchange<'_>) -> Result<Option<Input>> {
         let follow_up = normalise(exchange.follow_up, FOLLOW_UP);
-        let response = self.tokens(&normalise(exchange.response, RESPONSE))?;
-        let follow_up_tokens = self.tokens(&follow_up)?;
+        let response = self.tokenizer.tokens(&normalise(exchange.response, RESPONSE))?;
+        let follow_up_tokens = self.tokenizer.tokens(&follow_up)?;
         if follow_up_tokens.is_empty() || response.is_empty() {
             return Ok(None);
         }
         let last_user = normalise(exchange.last_user, LAST_USER);
         let (marks, earlier) = self.relations(exchange, &follow_up, &last_user);
-        let last_user = self.tokens(&last_user)?;
-        let earlier = earlier.map(|earlier| self.tokens(&earlier)).transpose()?.unwrap_or_default();
+        let last_user = self.tokenizer.tokens(&last_user)?;
+        let earlier = earlier.map(|earlier| self.tokenizer.tokens(&earlier)).transpose()?.unwrap_or_default();
         let specials = SPECIAL_TOKENS + marks.len() + usize::from(!earlier.is_empty());
         let room = self.max_tokens.saturating_sub(specials);
         let share = Share::of(room, follow_up_tokens.len(), response.len(), [last_user.len(), earlier.len()]);
@@ -155,14 +138,6 @@ impl Template {
         let places =
             [LAST_USER_MARKS + to_last_user as usize, EARLIER_MARKS + best.0 as usize, REPEAT_MARKS + repeat as usize];
         (places.iter().filter_map(|place| self.marks.get(*place).copied()).collect(), best.2)
-    }
-
-    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(Error::Tokenise)?;
-        Ok(encoding.get_ids().to_vec())
     }
 }
 

@@ -30,6 +30,7 @@ mod relation;
 mod scores;
 mod settings;
 mod tagger;
+mod texts;
 #[cfg(any(test, feature = "testing"))]
 pub mod tiny;
 
@@ -47,3 +48,4 @@ pub use settings::{
     WEIGHTS_INDEX_FILE,
 };
 pub use tagger::{Options, Tagger};
+pub use texts::TextTokenizer;

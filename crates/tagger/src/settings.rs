@@ -101,16 +101,17 @@ impl EncoderConfig {
         Ok(config)
     }
 
-    /// Names (Hugging Face's, without `bert.`) and shapes of the weights that serving reads, the head's included.
+    /// Names (Hugging Face's, without `bert.`) and shapes of the weights that serving reads, those of a head with so many
+    /// outputs included.
     #[must_use]
-    pub fn weight_shapes(&self) -> Vec<(String, Vec<usize>)> {
+    pub fn weight_shapes(&self, outputs: usize) -> Vec<(String, Vec<usize>)> {
         let (width, inner) = (self.hidden_size, self.intermediate_size);
         let mut shapes = vec![
             ("embeddings.word_embeddings.weight".to_owned(), vec![self.vocab_size, width]),
             ("embeddings.position_embeddings.weight".to_owned(), vec![self.max_position_embeddings, width]),
             ("embeddings.token_type_embeddings.weight".to_owned(), vec![self.type_vocab_size, width]),
-            ("classifier.weight".to_owned(), vec![OUTPUTS, 2 * width]),
-            ("classifier.bias".to_owned(), vec![OUTPUTS]),
+            ("classifier.weight".to_owned(), vec![outputs, 2 * width]),
+            ("classifier.bias".to_owned(), vec![outputs]),
         ];
         let mut norms = vec!["embeddings.LayerNorm".to_owned()];
         for layer in 0..self.num_hidden_layers {

@@ -76,7 +76,7 @@ pub fn weights(config: &EncoderConfig, seed: u64) -> Result<HashMap<String, Tens
         unit - 0.5
     };
     let mut weights = HashMap::new();
-    for (name, shape) in config.weight_shapes() {
+    for (name, shape) in config.weight_shapes(OUTPUTS) {
         let centre = if name.contains("LayerNorm.weight") { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| centre + next()).collect();
         let _ = weights.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);

@@ -4,9 +4,7 @@
 //! part, write a directory that the tagger serves: `config.json`, `tokenizer.json`, `model.safetensors` (`f16`),
 //! `tagger.json`, `metrics.json` and `README.md`, the card. [`evaluate`] gives the same figures for any such directory.
 
-mod batches;
 mod card;
-mod checkpoint;
 mod evaluate;
 mod evaluation;
 mod output;
@@ -14,20 +12,23 @@ mod prepared;
 mod use_figures;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use uptake_tagger::{Encoder, EncoderConfig, Layout, ModelFiles, Tagger, Template, read_shards};
+use uptake_model::labels::OUTPUTS;
+use uptake_tagger::{Encoder, Layout, ModelFiles, Tagger, Template, read_shards};
 
 use crate::adamw::{AdamW, Rates, Settings};
 use crate::average::Average;
+use crate::base::Base;
 use crate::data::{Split, Weak};
 use crate::encoder::{self, TrainableEncoder};
 use crate::error::{Error, Result};
+use crate::{batches, checkpoint, model_files};
 
 pub use evaluate::{Evaluation, Judged, evaluate};
 pub use evaluation::{Figures, HardNegatives, OutputFigures, SourceFigures, WeakFigures};
@@ -247,30 +248,6 @@ pub enum Event<'a> {
     Finished(&'a Figures),
 }
 
-/// The pretrained encoder's directory.
-struct Base {
-    config: EncoderConfig,
-    config_bytes: Vec<u8>,
-    tokenizer: Vec<u8>,
-    weights: Vec<Vec<u8>>,
-}
-
-impl Base {
-    fn read(directory: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = directory.join(name);
-            std::fs::read(&path).map_err(|source| Error::File { action: "read", path, source })
-        };
-        let config_bytes = read(uptake_tagger::CONFIG_FILE)?;
-        Ok(Self {
-            config: EncoderConfig::parse(&config_bytes)?,
-            config_bytes,
-            tokenizer: read(uptake_tagger::TOKENIZER_FILE)?,
-            weights: uptake_tagger::weight_files(directory)?,
-        })
-    }
-}
-
 /// Trains a classifier and writes it to `options.out`; returns its figures on the test part.
 ///
 /// A run that was killed is taken up at its last checkpoint when it is started again with the same options.
@@ -289,7 +266,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figu
     }
     let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens, options.layout)?;
     let prepared = Prepared::new(options, &template)?;
-    output::prepare(&options.out)?;
+    model_files::prepare(&options.out)?;
     let mut run = Run::new(options, &base, &prepared)?;
     let steps = options.epochs * run.steps_per_epoch(0);
     tell(&Event::Prepared {
@@ -329,20 +306,20 @@ struct Run<'a> {
     encoder: TrainableEncoder,
     optimiser: AdamW,
     average: Option<Average>,
-    progress: checkpoint::Progress,
+    progress: checkpoint::Progress<Epoch>,
 }
 
 impl<'a> Run<'a> {
     fn new(options: &'a Options, base: &Base, prepared: &'a Prepared) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
         let pretrained = read_shards(&base.weights)?;
-        let encoder = TrainableEncoder::new(base.config.clone(), &pretrained, &mut random)?;
+        let encoder = TrainableEncoder::new(base.config.clone(), OUTPUTS, &pretrained, &mut random)?;
         let settings = Settings { decay: options.weight_decay, clip: options.clip, layer_decay: options.layer_decay };
         let mut optimiser = AdamW::new(encoder.weights(), settings);
         let averaged = options.average > 0.0;
         let mut average = averaged.then(|| Average::new(encoder.weights(), options.average)).transpose()?;
         let progress = checkpoint::take_up(
-            options,
+            &options.out,
             checkpoint::fingerprint(options, &prepared.digest())?,
             &encoder,
             &mut optimiser,
@@ -420,7 +397,7 @@ impl<'a> Run<'a> {
     }
 
     fn checkpoint(&self) -> Result<()> {
-        checkpoint::write(self.options, &self.encoder, &self.optimiser, self.average.as_ref(), &self.progress)
+        checkpoint::write(&self.options.out, &self.encoder, &self.optimiser, self.average.as_ref(), &self.progress)
     }
 
     /// The weights that are measured and written.
@@ -466,7 +443,7 @@ impl<'a> Run<'a> {
 }
 
 /// Factor of the learning rate: a straight line up to 1, then one down to 0.
-fn rate(step: usize, total: usize, warm_up: f64) -> f64 {
+pub(crate) fn rate(step: usize, total: usize, warm_up: f64) -> f64 {
     let (step, total) = (step as f64 + 1.0, total as f64 + 1.0);
     let rise = (warm_up * total).max(1.0);
     if step < rise { step / rise } else { ((total - step) / (total - rise).max(1.0)).max(0.0) }

@@ -29,14 +29,15 @@ pub(crate) struct TrainableEncoder {
 }
 
 impl TrainableEncoder {
-    /// Takes the weights of a pretrained encoder; a head that is not among them is drawn from `random`.
+    /// Takes the weights of a pretrained encoder; a head of `outputs` that is not among them is drawn from `random`.
     pub(crate) fn new(
         config: EncoderConfig,
+        outputs: usize,
         pretrained: &HashMap<String, Tensor>,
         random: &mut ChaCha8Rng,
     ) -> Result<Self> {
         let mut weights = BTreeMap::new();
-        for (name, shape) in config.weight_shapes() {
+        for (name, shape) in config.weight_shapes(outputs) {
             let found = pretrained.get(&name).or_else(|| pretrained.get(&format!("bert.{name}")));
             let tensor = match found {
                 Some(tensor) => tensor.to_dtype(DType::F32)?,
@@ -72,7 +73,7 @@ impl TrainableEncoder {
         self.weights.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect()
     }
 
-    /// Logits `[inputs, 20]`. `keep` multiplies the pooled state (dropout), where given: `[inputs, 2 · hidden]`.
+    /// Logits `[inputs, outputs]`. `keep` multiplies the pooled state (dropout), where given: `[inputs, 2 · hidden]`.
     pub(crate) fn logits(&self, inputs: &[&Input], keep: Option<&Tensor>) -> Result<Tensor> {
         let batch = Batch::new(inputs)?;
         let mut state = self.embed(&batch)?;

@@ -8,7 +8,7 @@ const SEED: u64 = 11;
 fn encoder() -> TrainableEncoder {
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let weights = tiny::weights(&tiny::config(), SEED).unwrap();
-    TrainableEncoder::new(tiny::config(), &weights, &mut random).unwrap()
+    TrainableEncoder::new(tiny::config(), OUTPUTS, &weights, &mut random).unwrap()
 }
 
 fn inputs(lengths: &[usize]) -> Vec<Input> {
@@ -135,8 +135,8 @@ fn a_missing_head_is_drawn_and_a_missing_layer_refused() {
     let mut weights = tiny::weights(&tiny::config(), SEED).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let _ = weights.remove("classifier.weight");
-    assert!(TrainableEncoder::new(tiny::config(), &weights, &mut random).is_ok());
+    assert!(TrainableEncoder::new(tiny::config(), OUTPUTS, &weights, &mut random).is_ok());
     let _ = weights.remove("encoder.layer.1.output.dense.bias");
-    let error = TrainableEncoder::new(tiny::config(), &weights, &mut random).unwrap_err();
+    let error = TrainableEncoder::new(tiny::config(), OUTPUTS, &weights, &mut random).unwrap_err();
     assert!(error.to_string().contains("encoder.layer.1.output.dense.bias"), "{error}");
 }

@@ -25,6 +25,30 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A line to be scored cannot be.
+    #[error("line {line}: {reason}")]
+    Line {
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The stream of lines, or of scores, broke off.
+    #[error("{action} lines")]
+    Stream {
+        /// What was tried: "read" or "write".
+        action: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A file of a reward model says something that cannot be served.
+    #[error("`{file}` of the reward model is not valid: {reason}")]
+    Model {
+        /// Which of the files.
+        file: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// The data or the options cannot be trained with.
     #[error("{0}")]
     Invalid(String),
@@ -63,7 +87,11 @@ impl Error {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::File { .. } | Self::Data { .. } | Self::Invalid(_) | Self::Diverged { .. } => ErrorKind::Invalid,
+            Self::File { .. } | Self::Data { .. } | Self::Line { .. } | Self::Invalid(_) | Self::Diverged { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::Stream { .. } => ErrorKind::Retry,
+            Self::Model { .. } => ErrorKind::Corrupt,
             Self::Tagger(error) => match error.kind() {
                 uptake_tagger::ErrorKind::Retry => ErrorKind::Retry,
                 uptake_tagger::ErrorKind::Invalid => ErrorKind::Invalid,

@@ -7,6 +7,7 @@
 //! - [`data::Example`]: one follow-up and what is known of it, labelled or judged by ratings, thumbs, breakdowns;
 //!   [`data::Split`]: which part of the data a conversation belongs to.
 //! - [`policy::train`]: fine-tunes a language model from preferences (SFT, DPO, KTO) into a PEFT adapter.
+//! - [`reward::train`]: fine-tunes an encoder into a reward model; [`reward::RewardModel`] scores with it.
 //! - [`decoder`]: the language model with gradients for its adapter alone.
 //! - [`generate`]: answers of a language model, with or without an adapter.
 //! - [`metrics`]: AUROC, average precision, F1, calibration error, and their intervals over conversations.
@@ -19,7 +20,10 @@
 
 mod adamw;
 mod average;
+mod base;
+mod batches;
 mod calibration;
+mod checkpoint;
 pub mod classifier;
 pub mod data;
 pub mod decoder;
@@ -28,6 +32,9 @@ mod error;
 mod fused;
 pub mod generate;
 pub mod metrics;
+mod model_files;
 pub mod policy;
+pub mod reward;
+mod rows;
 
 pub use error::{Error, ErrorKind, Result};

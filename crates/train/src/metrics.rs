@@ -122,6 +122,46 @@ pub fn calibration_error(cases: &[Case]) -> Option<f64> {
     (!cases.is_empty()).then(|| distance / cases.len() as f64)
 }
 
+/// Pearson's correlation; nothing where one of the two is the same throughout, or there are fewer than 3 points.
+#[must_use]
+pub fn pearson(points: &[(f64, f64)]) -> Option<f64> {
+    let count = points.len() as f64;
+    let (mean_left, mean_right) = (
+        points.iter().map(|point| point.0).sum::<f64>() / count,
+        points.iter().map(|point| point.1).sum::<f64>() / count,
+    );
+    let sum = |of: &dyn Fn(f64, f64) -> f64| {
+        points.iter().map(|(left, right)| of(left - mean_left, right - mean_right)).sum::<f64>()
+    };
+    let (left, right) = (sum(&|left, _| left * left), sum(&|_, right| right * right));
+    let defined = points.len() > 2 && left > 0.0 && right > 0.0;
+    defined.then(|| sum(&|left, right| left * right) / (left * right).sqrt())
+}
+
+/// Spearman's correlation: Pearson's of the ranks, ties sharing theirs.
+#[must_use]
+pub fn spearman(points: &[(f64, f64)]) -> Option<f64> {
+    let left = ranks(points.iter().map(|point| point.0));
+    let right = ranks(points.iter().map(|point| point.1));
+    pearson(&left.into_iter().zip(right).collect::<Vec<_>>())
+}
+
+/// The rank of each value, counted from 0; equal ones have the mean of their places.
+fn ranks(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut sorted: Vec<(usize, f64)> = values.enumerate().collect();
+    sorted.sort_by(|left, right| left.1.total_cmp(&right.1));
+    let mut ranks = vec![0.0; sorted.len()];
+    let mut start = 0;
+    for run in sorted.chunk_by(|left, right| left.1.total_cmp(&right.1).is_eq()) {
+        let rank = start as f64 + (run.len() as f64 - 1.0) / 2.0;
+        for (index, _) in run {
+            ranks[*index] = rank;
+        }
+        start += run.len();
+    }
+    ranks
+}
+
 /// A measure with a 95 % interval over conversations (percentile bootstrap).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -136,12 +176,12 @@ pub struct Estimate {
 impl Estimate {
     /// Measures `cases` and resamples of their conversations: `conversations` holds the positions of each one's cases.
     #[must_use]
-    pub fn bootstrap(
-        cases: &[Case],
+    pub fn bootstrap<C: Copy>(
+        cases: &[C],
         conversations: &[Vec<usize>],
         resamples: usize,
         seed: u64,
-        measure: impl Fn(&[Case]) -> Option<f64>,
+        measure: impl Fn(&[C]) -> Option<f64>,
     ) -> Option<Self> {
         let value = measure(cases)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -231,6 +271,18 @@ mod tests {
         near(calibration_error(&all), 0.0);
         near(calibration_error(&cases(&[(0.95, 0), (0.05, 1)])), 0.95);
         near(calibration_error(&cases(&[(1.0, 1), (0.0, 0)])), 0.0);
+    }
+
+    /// Expected values are scipy's (`pearsonr`, `spearmanr`).
+    #[test]
+    fn correlations_are_scipys() {
+        let points = [(1.0, 2.0), (2.0, 1.0), (3.0, 4.0), (4.0, 3.0), (5.0, 9.0)];
+        near(pearson(&points), 0.812_276_932_106_895_3);
+        near(spearman(&points), 0.8);
+        let tied = [(1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (3.0, 3.0)];
+        near(spearman(&tied), 0.833_333_333_333_333_3);
+        assert_eq!(pearson(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]), None);
+        assert_eq!(spearman(&points[..2]), None);
     }
 
     #[test]

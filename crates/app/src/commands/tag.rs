@@ -40,7 +40,7 @@ pub(crate) struct Tag {
 }
 
 /// Exit code for input that is refused.
-const REFUSED: u8 = 3;
+pub(super) const REFUSED: u8 = 3;
 
 impl Tag {
     /// Runs the command.
@@ -129,7 +129,7 @@ pub(super) fn open(path: &Path, terminal: bool) -> anyhow::Result<(Box<dyn BufRe
 }
 
 /// Writes a file under another name first: one that is there is whole. A pipe or device is written as it is.
-fn whole<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub(super) fn whole<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let create = |path: &Path| File::create(path).with_context(|| format!("create `{}`", path.display()));
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return write(&mut BufWriter::new(create(path)?));

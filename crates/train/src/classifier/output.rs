@@ -1,31 +1,24 @@
 //! Writes a model: weights in half precision, calibration and thresholds, golden logits, figures, card.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use serde::Serialize;
 use uptake_model::labels::{OUTPUTS, output_name};
 use uptake_tagger::{
     CONFIG_FILE, Calibration, Encoder, Golden, ModelFiles, TAGGER_FILE, TOKENIZER_FILE, TaggerConfig, Template,
-    WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_shards,
+    read_shards,
 };
 
 use super::evaluation::{Scored, Thresholds, cases, logits};
 use super::use_figures::base_rate;
-use super::{Base, Epoch, Figures, Options, Prepared, card, checkpoint};
+use super::{Epoch, Figures, Options, Prepared, card};
+use crate::base::Base;
 use crate::calibration;
 use crate::error::{Error, Result};
 use crate::metrics::Case;
-
-/// File of all figures.
-const METRICS_FILE: &str = "metrics.json";
-/// The card.
-const CARD_FILE: &str = "README.md";
-
-/// Bytes of weights in a file at most: hosts of repositories refuse larger files than 50 MB or so.
-const SHARD_BYTES: usize = 48_000_000;
+use crate::model_files::{CARD_FILE, METRICS_FILE, half_precision, json, write, write_shards};
 
 /// Inputs whose logits are kept with the model: short and long, several scripts, marks and code. Each comes after those
 /// before it, so that earlier messages are there to relate to.
@@ -46,22 +39,6 @@ const GOLDEN: [(&str, &str, &str); 7] = [
     ),
     ("and in Python?", "Run `git reset --soft HEAD~1`.", "how do i undo the last git commit??"),
 ];
-
-/// Makes the directory; one that holds anything but a checkpoint is refused.
-pub(super) fn prepare(out: &Path) -> Result<()> {
-    let failed = |action, source| Error::File { action, path: out.to_owned(), source };
-    std::fs::create_dir_all(out).map_err(|source| failed("create", source))?;
-    for entry in std::fs::read_dir(out).map_err(|source| failed("read", source))? {
-        let entry = entry.map_err(|source| failed("read", source))?;
-        if entry.file_name() != checkpoint::FOLDER {
-            return Err(Error::Invalid(format!(
-                "`{}` is not empty: name a new directory for the model",
-                out.display()
-            )));
-        }
-    }
-    Ok(())
-}
 
 #[derive(Serialize)]
 struct Metrics<'a> {
@@ -137,54 +114,10 @@ pub(super) fn finish(
         (METRICS_FILE, metrics.as_slice()),
         (CARD_FILE, card.to_string().as_bytes()),
     ] {
-        write(options.out.join(name), bytes)?;
+        write(&options.out.join(name), bytes)?;
     }
     write_shards(&options.out, &shards)?;
     Ok(figures)
-}
-
-/// A file of weights.
-struct Shard {
-    names: Vec<String>,
-    bytes: Vec<u8>,
-}
-
-/// Weights in half precision, in as few files as the bound on a file allows, in the order of their names.
-fn half_precision(weights: HashMap<String, Tensor>) -> Result<Vec<Shard>> {
-    let sorted: BTreeMap<String, Tensor> = weights.into_iter().collect();
-    let mut parts: Vec<(usize, BTreeMap<String, Tensor>)> = Vec::new();
-    for (name, tensor) in sorted {
-        let tensor = tensor.to_dtype(DType::F16)?;
-        let size = 2 * tensor.elem_count();
-        match parts.last_mut() {
-            Some((bytes, part)) if *bytes + size <= SHARD_BYTES => {
-                *bytes += size;
-                let _ = part.insert(name, tensor);
-            }
-            _ => parts.push((size, BTreeMap::from([(name, tensor)]))),
-        }
-    }
-    let serialised = parts.into_iter().map(|(_, part)| {
-        let bytes = safetensors::serialize(&part, None).map_err(|error| Error::Bug(error.to_string()))?;
-        Ok(Shard { names: part.into_keys().collect(), bytes })
-    });
-    serialised.collect()
-}
-
-/// Writes one file of weights under its plain name, several with a list of which weight is where.
-fn write_shards(out: &Path, shards: &[Shard]) -> Result<()> {
-    if let [only] = shards {
-        return write(out.join(WEIGHTS_FILE), &only.bytes);
-    }
-    let mut map = BTreeMap::new();
-    for (index, shard) in shards.iter().enumerate() {
-        let file = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
-        write(out.join(&file), &shard.bytes)?;
-        map.extend(shard.names.iter().map(|name| (name, file.clone())));
-    }
-    let bytes: usize = shards.iter().map(|shard| shard.bytes.len()).sum();
-    let index = serde_json::json!({ "metadata": { "total_size": bytes }, "weight_map": map });
-    write(out.join(WEIGHTS_INDEX_FILE), &json(&index)?)
 }
 
 /// Calibration and thresholds from the validation part.
@@ -223,14 +156,4 @@ fn golden(encoder: &Encoder, template: &Template) -> Result<Vec<Golden>> {
         }
     }
     Ok(all)
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|error| Error::Bug(error.to_string()))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-fn write(path: PathBuf, bytes: &[u8]) -> Result<()> {
-    std::fs::write(&path, bytes).map_err(|source| Error::File { action: "write", path, source })
 }

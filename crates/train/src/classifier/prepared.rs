@@ -4,7 +4,8 @@ use sha2::{Digest, Sha256};
 use uptake_model::labels::{DSAT, OUTPUTS, SAT};
 use uptake_tagger::{Input, Template};
 
-use super::{Options, batches};
+use super::Options;
+use crate::batches;
 use crate::data::{self, Example, Part, Split};
 use crate::error::{Error, Result};
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::chat::{Chat, Sequence};
 use super::loss::Method;
-use super::rows::{Answers, Data, Message, Row};
+use crate::rows::{Answers, Data, Message, Row};
 
 /// What of a sequence stays that is longer than the limit, as TRL names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

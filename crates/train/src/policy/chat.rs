@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 
 use crate::decoder::BaseFiles;
 use crate::error::{Error, Result};
-pub(crate) use super::rows::Message;
+pub(crate) use crate::rows::Message;
 
 /// Tokens of a prompt and an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,6 @@ pub(crate) mod chat;
 mod checkpoint;
 mod loss;
 mod output;
-mod rows;
 mod run;
 
 use std::collections::BTreeMap;
@@ -21,13 +20,13 @@ use serde::Serialize;
 
 use crate::decoder::{Adapter, BaseFiles, Decoder, DecoderConfig};
 use crate::error::{Error, Result};
+use crate::rows::{Data, Reading};
 
 pub use batches::{RowCounts, Truncation};
 pub use loss::Method;
 
 use batches::{Order, Preparation};
 use chat::Chat;
-use rows::Data;
 use run::Run;
 
 /// What is trained, from what, and how.
@@ -230,7 +229,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Repo
         )));
     }
     let chat = Chat::new(&base, config.vocabulary)?;
-    let data = Data::read(&options.data)?;
+    let data = Data::read(&options.data, Reading::Policy)?;
     let preparation =
         Preparation { chat: &chat, method: options.method, limit: options.max_length, truncation: options.truncation };
     let (items, rows) = preparation.items(&data);

@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use super::batches::{Item, MicroBatch, Preparation};
 use super::loss::Method;
-use super::rows::{Answers, Data, Message, Row};
 use super::run::{gradients, rate, refer};
 use super::tests::{chat, message};
 use super::{Metrics, Truncation};
 use crate::adamw::{AdamW, Rates, Settings};
 use crate::decoder::{Adapter, Decoder, Module, Packed, Weights, tests};
+use crate::rows::{About, Answers, Data, Message, Row};
 
 const LIMIT: usize = 96;
 /// Micro-batches of a step.
@@ -58,7 +58,7 @@ fn rows(method: Method) -> Vec<Row> {
     for row in &stored {
         let prompt: Vec<Message> = serde_json::from_value(row["prompt"].clone()).unwrap();
         let answer = |side: &str| message("assistant", row[side].as_str().unwrap());
-        let mut push = |answers| rows.push(Row { prompt: prompt.clone(), answers });
+        let mut push = |answers| rows.push(Row { prompt: prompt.clone(), answers, about: About::default() });
         match method {
             Method::Sft => push(Answers::Supervised { answer: answer("chosen") }),
             Method::Dpo { .. } => push(Answers::Pair { chosen: answer("chosen"), rejected: answer("rejected") }),

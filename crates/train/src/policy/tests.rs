@@ -5,9 +5,9 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
-use super::rows::Message;
 use super::*;
 use crate::decoder::Module;
+use crate::rows::Message;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/policy")

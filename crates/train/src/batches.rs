@@ -8,18 +8,18 @@ use rand_chacha::ChaCha8Rng;
 const WINDOW: usize = 40;
 
 /// What decides the order.
-pub(super) struct Order {
-    pub(super) seed: u64,
-    pub(super) epoch: usize,
+pub(crate) struct Order {
+    pub(crate) seed: u64,
+    pub(crate) epoch: usize,
     /// Examples of a batch at most.
-    pub(super) examples: usize,
+    pub(crate) examples: usize,
     /// Tokens of a batch at most, padding included.
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
 }
 
 impl Order {
     /// Batches of `examples`, each of which has `length(example)` tokens.
-    pub(super) fn batches(&self, examples: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+    pub(crate) fn batches(&self, examples: &[usize], length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         // Streams of their own: another pass is another order, and dropout (streams by step) is neither.
         random.set_stream(u64::MAX - self.epoch as u64);
@@ -46,7 +46,7 @@ impl Order {
 
 /// Examples of weak evidence for one pass: at most `most` of those in `classes` (examples of like outcome), as even over
 /// the classes as they allow, so that the common outcome does not drown the others. Another pass is another draw.
-pub(super) fn draw(classes: &[Vec<usize>], most: usize, seed: u64, epoch: usize, file: usize) -> Vec<usize> {
+pub(crate) fn draw(classes: &[Vec<usize>], most: usize, seed: u64, epoch: usize, file: usize) -> Vec<usize> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream((1 << 62) + ((epoch as u64) << 16) + file as u64);
     let mut by_size: Vec<Vec<usize>> = classes.to_vec();

@@ -1,15 +1,23 @@
-//! Rows to train a policy on: a published snapshot (Parquet, by its manifest) or JSON lines.
+//! Rows to train a policy or a reward model on: a published snapshot (Parquet, by its manifest) or JSON lines.
+//!
+//! A line of JSON is `prompt`, `chosen`, `rejected`, or `prompt`, `completion` and perhaps `label`, or `messages`. For a
+//! reward model it may also be what the table `love` has (`prompt`, `response`, `love`), or a conversation with reactions:
+//! `messages` and `reactions: [{"turn", "value"}]`, where each answer that is reacted to becomes a row, liked if a value
+//! is above 0. It may say more of itself: see [`About`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use uptake_model::time;
 
 use crate::error::{Error, Result};
 
@@ -18,9 +26,11 @@ const FORMAT: &str = "uptake-snapshot/1";
 
 /// A message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Message {
-    pub(crate) role: String,
-    pub(crate) content: String,
+pub struct Message {
+    /// `user`, `assistant` or `system`.
+    pub role: String,
+    /// The text.
+    pub content: String,
 }
 
 /// What a row says of answers to its prompt.
@@ -34,10 +44,39 @@ pub(crate) enum Answers {
     Supervised { answer: Message },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a row says of itself beside its answers; all of it may be missing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct About {
+    /// Rows of one conversation stay together.
+    pub(crate) conversation: Option<String>,
+    /// Where it comes from; of a snapshot of pairs, the rule that made it.
+    pub(crate) source: Option<String>,
+    /// When: microseconds since 1970.
+    pub(crate) time: Option<i64>,
+    /// How much it counts.
+    pub(crate) weight: Option<f32>,
+    /// How strong its evidence is, 0 to 1.
+    pub(crate) strength: Option<f32>,
+    /// The head that it trains.
+    pub(crate) head: Option<String>,
+    /// Whether it was published for testing.
+    pub(crate) held_out: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     pub(crate) prompt: Vec<Message>,
     pub(crate) answers: Answers,
+    pub(crate) about: About,
+}
+
+/// What rows are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Of a snapshot, the training part alone; no rows of love.
+    Policy,
+    /// Both parts of a snapshot; love and reactions too.
+    Reward,
 }
 
 /// Rows with where they come from.
@@ -55,7 +94,7 @@ pub(crate) struct Data {
 }
 
 /// A row as it is stored: every field may be missing.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 struct Stored {
     prompt: Option<Texts>,
     chosen: Option<Texts>,
@@ -63,17 +102,36 @@ struct Stored {
     completion: Option<Texts>,
     label: Option<bool>,
     messages: Option<Vec<Message>>,
+    response: Option<Texts>,
+    love: Option<bool>,
+    reactions: Option<Vec<Reaction>>,
+    conversation_id: Option<String>,
+    source: Option<String>,
+    #[serde(alias = "start_time", alias = "settled_at")]
+    time: Option<Value>,
+    weight: Option<f32>,
+    strength: Option<f32>,
+    head: Option<String>,
+    #[serde(skip)]
+    held_out: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// A reaction to a message of a conversation.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Reaction {
+    turn: usize,
+    value: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Texts {
+pub(crate) enum Texts {
     Plain(String),
     Messages(Vec<Message>),
 }
 
 impl Texts {
-    fn messages(self, role: &str) -> Vec<Message> {
+    pub(crate) fn messages(self, role: &str) -> Vec<Message> {
         match self {
             Self::Plain(content) => vec![Message { role: role.to_owned(), content }],
             Self::Messages(messages) => messages,
@@ -93,7 +151,7 @@ impl Texts {
 /// Why a stored row is none.
 enum Fault {
     /// Told to whoever made the file: no row of it can be read like this.
-    Shape(&'static str),
+    Shape(String),
     /// Counted under a reason.
     Dropped(&'static str),
 }
@@ -109,7 +167,65 @@ fn checked(answer: Message) -> Result<Message, Fault> {
 }
 
 impl Stored {
-    fn row(self) -> Result<Row, Fault> {
+    /// The rows of a line: one, or as many as answers that were reacted to.
+    fn rows(mut self, reading: Reading) -> Result<Vec<Result<Row, &'static str>>, String> {
+        if reading == Reading::Policy {
+            // Not looked at: it shall stop nobody.
+            self.time = None;
+        } else {
+            // The names of the table `love`.
+            self.completion = self.completion.or(self.response.take());
+            self.label = self.label.or(self.love.take());
+            if let (Some(messages), Some(reactions)) =
+                (self.messages.take_if(|_| self.reactions.is_some()), &self.reactions)
+            {
+                let turns: BTreeSet<usize> = reactions.iter().map(|reaction| reaction.turn).collect();
+                let rows = turns.into_iter().map(|turn| self.clone().reacted(&messages, turn));
+                return rows.collect();
+            }
+        }
+        Ok(vec![self.row()?])
+    }
+
+    /// The row of a message that was reacted to.
+    fn reacted(mut self, messages: &[Message], turn: usize) -> Result<Result<Row, &'static str>, String> {
+        let reactions = self.reactions.take().unwrap_or_default();
+        let answer =
+            messages.get(turn).ok_or_else(|| format!("a reaction is to message {turn}, which is not there"))?;
+        self.label = Some(reactions.iter().any(|reaction| reaction.turn == turn && reaction.value > 0.0));
+        self.prompt = Some(Texts::Messages(messages[..turn].to_vec()));
+        self.completion = Some(Texts::Messages(vec![answer.clone()]));
+        self.row()
+    }
+
+    fn row(self) -> Result<Result<Row, &'static str>, String> {
+        let about = self.about()?;
+        match self.answered() {
+            Ok((prompt, answers)) => Ok(Ok(Row { prompt, answers, about })),
+            Err(Fault::Dropped(reason)) => Ok(Err(reason)),
+            Err(Fault::Shape(reason)) => Err(reason),
+        }
+    }
+
+    fn about(&self) -> Result<About, String> {
+        let time = self.time.as_ref().filter(|value| !value.is_null()).map(time::parse).transpose()?;
+        for (name, value) in [("weight", self.weight), ("strength", self.strength)] {
+            if value.is_some_and(|value| !(value.is_finite() && value >= 0.0)) {
+                return Err(format!("`{name}` is a number from 0 on"));
+            }
+        }
+        Ok(About {
+            conversation: self.conversation_id.clone(),
+            source: self.source.clone(),
+            time,
+            weight: self.weight,
+            strength: self.strength,
+            head: self.head.clone(),
+            held_out: self.held_out,
+        })
+    }
+
+    fn answered(self) -> Result<(Vec<Message>, Answers), Fault> {
         let (prompt, answers) = match self {
             Self { prompt: Some(prompt), chosen: Some(chosen), rejected: Some(rejected), .. } => {
                 (prompt.messages("user"), Answers::Pair { chosen: chosen.answer()?, rejected: rejected.answer()? })
@@ -126,7 +242,8 @@ impl Stored {
             }
             _ => {
                 return Err(Fault::Shape(
-                    "a row has `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and perhaps `label`, or `messages`",
+                    "a row has `prompt`, `chosen` and `rejected`, or `prompt`, `completion` and perhaps `label`, or `messages`"
+                        .to_owned(),
                 ));
             }
         };
@@ -135,36 +252,37 @@ impl Stored {
         }
         match &answers {
             Answers::Pair { chosen, rejected } if chosen == rejected => Err(Fault::Dropped("same_answers")),
-            _ => Ok(Row { prompt, answers }),
+            _ => Ok((prompt, answers)),
         }
     }
 }
 
 impl Data {
-    /// Reads the training part of a snapshot, or a file of JSON lines, plain or gzip'd.
+    /// Reads a snapshot, or a file of JSON lines, plain or gzip'd.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the directory is no whole snapshot, [`Error::Data`] for a line that is no row,
     /// [`Error::File`] where a file cannot be read.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        if path.is_dir() { Self::snapshot(path) } else { Self::lines(path) }
+    pub(crate) fn read(path: &Path, reading: Reading) -> Result<Self> {
+        if path.is_dir() { Self::snapshot(path, reading) } else { Self::lines(path, reading) }
     }
 
     fn new(name: String) -> Self {
         Self { name, id: String::new(), rows: Vec::new(), read: 0, dropped: BTreeMap::new() }
     }
 
-    fn push(&mut self, stored: Stored) -> Result<(), &'static str> {
-        self.read += 1;
-        match stored.row() {
-            Ok(row) => self.rows.push(row),
-            Err(Fault::Dropped(reason)) => *self.dropped.entry(reason).or_default() += 1,
-            Err(Fault::Shape(reason)) => return Err(reason),
+    fn push(&mut self, stored: Stored, reading: Reading) -> Result<(), String> {
+        for row in stored.rows(reading)? {
+            self.read += 1;
+            match row {
+                Ok(row) => self.rows.push(row),
+                Err(reason) => *self.dropped.entry(reason).or_default() += 1,
+            }
         }
         Ok(())
     }
 
-    fn lines(path: &Path) -> Result<Self> {
+    fn lines(path: &Path, reading: Reading) -> Result<Self> {
         let failed = |source| Error::File { action: "read", path: path.to_owned(), source };
         let mut bytes = Vec::new();
         let _ = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(failed)?;
@@ -180,12 +298,12 @@ impl Data {
             }
             let wrong = |reason: String| Error::Data { path: path.to_owned(), line: number, reason };
             let stored: Stored = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
-            data.push(stored).map_err(|reason| wrong(reason.to_owned()))?;
+            data.push(stored, reading).map_err(wrong)?;
         }
         Ok(data)
     }
 
-    fn snapshot(directory: &Path) -> Result<Self> {
+    fn snapshot(directory: &Path, reading: Reading) -> Result<Self> {
         let path = directory.join(MANIFEST);
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -207,9 +325,10 @@ impl Data {
         }
         let mut data = Self::new(manifest.name);
         data.id = manifest.id;
+        let wanted = |split: &str| split == "train" || (split == "test" && reading == Reading::Reward);
         // Files below a folder hold the same rows as rendered text.
-        let training = |file: &&Entry| file.split.as_deref() == Some("train") && !file.path.contains('/');
-        for file in manifest.files.iter().filter(training) {
+        let rows = |file: &&Entry| file.split.as_deref().is_some_and(wanted) && !file.path.contains('/');
+        for file in manifest.files.iter().filter(rows) {
             let path = directory.join(&file.path);
             let failed = |source| Error::File { action: "read", path: path.clone(), source };
             let mut hash = Sha256::new();
@@ -225,7 +344,7 @@ impl Data {
             for batch in reader.map_err(|error| unread(&error))? {
                 let batch = batch.map_err(|error| unread(&error))?;
                 for row in 0..batch.num_rows() {
-                    data.push(stored(&batch, row)).map_err(|reason| unread(&reason))?;
+                    data.push(stored(&batch, row), reading).map_err(|reason| unread(&reason))?;
                 }
             }
         }
@@ -251,14 +370,31 @@ struct Entry {
 
 fn stored(batch: &RecordBatch, row: usize) -> Stored {
     let texts = |name: &str| messages(batch, name, row).map(Texts::Messages);
-    let label = batch.column_by_name("label").and_then(|column| column.as_boolean_opt());
+    let column = |name: &str| batch.column_by_name(name).filter(|column| column.is_valid(row));
+    let flag = |name: &str| Some(column(name)?.as_boolean_opt()?.value(row));
+    let number = |name: &str| Some(column(name)?.as_primitive_opt::<Float32Type>()?.value(row));
+    let text = |name: &str| Some(column(name)?.as_string_opt::<i32>()?.value(row).to_owned());
+    let (chosen, love) = (texts("chosen"), flag("love"));
+    // What made a pair is no label; what made a row of love is.
+    let source = text("rule_id").filter(|_| chosen.is_some());
+    let time = column("settled_at").and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
     Stored {
         prompt: texts("prompt"),
-        chosen: texts("chosen"),
+        chosen,
         rejected: texts("rejected"),
         completion: texts("completion"),
-        label: label.filter(|column| column.is_valid(row)).map(|column| column.value(row)),
+        label: flag("label"),
         messages: messages(batch, "messages", row),
+        response: texts("response"),
+        love,
+        reactions: None,
+        conversation_id: text("conversation_id"),
+        source,
+        time: time.map(|column| Value::from(time::time_text(column.value(row)))),
+        weight: number("weight"),
+        strength: number("strength"),
+        head: None,
+        held_out: text("split").is_some_and(|split| split == "test"),
     }
 }
 
@@ -279,101 +415,5 @@ fn messages(batch: &RecordBatch, name: &str, row: usize) -> Option<Vec<Message>>
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    fn read(lines: &str) -> Result<Data> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rows.jsonl");
-        std::fs::write(&path, lines).unwrap();
-        Data::read(&path)
-    }
-
-    #[test]
-    fn rows_of_each_kind_are_read() {
-        let data = read(concat!(
-            r#"{"prompt":"a","chosen":"b","rejected":[{"role":"assistant","content":"c"}]}"#,
-            "\n\n",
-            r#"{"prompt":[{"role":"user","content":"a"}],"completion":"b","label":false}"#,
-            "\n",
-            r#"{"prompt":"a","completion":"b"}"#,
-            "\n",
-            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
-        ))
-        .unwrap();
-        let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
-        let answer = message("assistant", "b");
-        let supervised = Answers::Supervised { answer: answer.clone() };
-        let expected = [
-            Answers::Pair { chosen: answer.clone(), rejected: message("assistant", "c") },
-            Answers::Labelled { answer, liked: false },
-            supervised.clone(),
-            supervised,
-        ];
-        assert_eq!(data.rows.iter().map(|row| row.answers.clone()).collect::<Vec<_>>(), expected);
-        assert!(data.rows.iter().all(|row| row.prompt == [message("user", "a")]));
-        assert_eq!((data.read, data.id.len()), (4, 64));
-    }
-
-    #[test]
-    fn what_is_dropped_has_a_reason() {
-        let data = read(concat!(
-            r#"{"prompt":"a","chosen":"b","rejected":"b"}"#,
-            "\n",
-            r#"{"prompt":" ","chosen":"b","rejected":"c"}"#,
-            "\n",
-            r#"{"prompt":"a","chosen":"","rejected":"c"}"#,
-            "\n",
-            r#"{"messages":[{"role":"user","content":"a"}]}"#,
-            "\n",
-            r#"{"prompt":"a","completion":[{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#,
-        ))
-        .unwrap();
-        let reasons = ["same_answers", "empty_prompt", "empty_answer", "answer_not_by_assistant", "several_answers"];
-        assert_eq!(data.dropped, reasons.into_iter().map(|reason| (reason, 1)).collect());
-        assert_eq!((data.read, data.rows.len()), (5, 0));
-    }
-
-    #[test]
-    fn a_line_that_is_no_row_is_named() {
-        for (line, says) in [("{", "EOF"), (r#"{"text":"a"}"#, "`messages`"), (r#"{"prompt":3}"#, "data did not match")]
-        {
-            let error = read(&format!("{{\"prompt\":\"a\",\"completion\":\"b\"}}\n{line}")).unwrap_err().to_string();
-            assert!(error.contains("line 2") && error.contains(says), "{error}");
-        }
-    }
-
-    #[test]
-    fn gzipped_lines_are_read_and_broken_ones_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rows.jsonl.gz");
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(b"{\"prompt\":\"a\",\"completion\":\"b\"}\n").unwrap();
-        let bytes = encoder.finish().unwrap();
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(Data::read(&path).unwrap().rows.len(), 1);
-        std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
-        assert!(matches!(Data::read(&path), Err(Error::File { .. })));
-    }
-
-    #[test]
-    fn a_directory_without_a_whole_snapshot_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let says = |text: &str| {
-            let error = Data::read(directory.path()).unwrap_err().to_string();
-            assert!(error.contains(text), "{error}");
-        };
-        says("uptake snapshot publish");
-        let manifest = directory.path().join(MANIFEST);
-        std::fs::write(&manifest, "{}").unwrap();
-        says("cannot be read");
-        std::fs::write(&manifest, r#"{"format":"other/2","name":"a","id":"b","files":[]}"#).unwrap();
-        says("other/2");
-        let file = r#"{"path":"train-0.parquet","split":"train","sha256":"00"}"#;
-        std::fs::write(&manifest, format!(r#"{{"format":"{FORMAT}","name":"a","id":"b","files":[{file}]}}"#)).unwrap();
-        std::fs::write(directory.path().join("train-0.parquet"), "PAR1").unwrap();
-        says("damaged");
-    }
-}
+#[path = "rows_tests.rs"]
+mod tests;

@@ -6,59 +6,65 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Epoch, Options};
 use crate::adamw::AdamW;
 use crate::average::Average;
 use crate::encoder::TrainableEncoder;
 use crate::error::{Error, Result};
 
 /// Name of the folder in the model's directory.
-pub(super) const FOLDER: &str = "checkpoint";
+pub(crate) const FOLDER: &str = "checkpoint";
 const STATE: &str = "state.safetensors";
 const PROGRESS: &str = "progress.json";
 const BEST: &str = "best.safetensors";
 
-/// How far a run has come.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Progress {
+/// How far a run has come; `E` is what is measured after a pass.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Progress<E> {
     /// Of options and data: a checkpoint is for the same run only.
-    pub(super) run: String,
+    pub(crate) run: String,
     /// Passes done.
-    pub(super) epoch: usize,
+    pub(crate) epoch: usize,
     /// Batches done of the next pass.
-    pub(super) batch: usize,
+    pub(crate) batch: usize,
     /// Sum of their losses.
-    pub(super) loss: f64,
+    pub(crate) loss: f64,
     /// Steps done in all.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Passes since the best one.
-    pub(super) stale: usize,
+    pub(crate) stale: usize,
     /// Passes as measured.
-    pub(super) history: Vec<Epoch>,
+    pub(crate) history: Vec<E>,
+}
+
+impl<E> Progress<E> {
+    const fn start(run: String) -> Self {
+        Self { run, epoch: 0, batch: 0, loss: 0.0, steps: 0, stale: 0, history: Vec::new() }
+    }
 }
 
 /// What tells a run from others: its options, and what its data say.
-pub(super) fn fingerprint(options: &Options, data: &str) -> Result<String> {
+pub(crate) fn fingerprint(options: &impl Serialize, data: &str) -> Result<String> {
     let json = serde_json::to_vec(&(options, data)).map_err(|error| Error::Bug(error.to_string()))?;
     Ok(format!("{:x}", Sha256::digest(json)))
 }
 
-fn folder(options: &Options) -> PathBuf {
-    options.out.join(FOLDER)
+fn folder(out: &Path) -> PathBuf {
+    out.join(FOLDER)
 }
 
 /// Writes a checkpoint. The state goes before the progress that tells of it, each under another name first.
-pub(super) fn write(
-    options: &Options,
+pub(crate) fn write<E: Serialize>(
+    out: &Path,
     encoder: &TrainableEncoder,
     optimiser: &AdamW,
     average: Option<&Average>,
-    progress: &Progress,
+    progress: &Progress<E>,
 ) -> Result<()> {
-    let folder = folder(options);
+    let folder = folder(out);
     let mut tensors = HashMap::new();
     for (name, tensor) in encoder.tensors() {
         let _ = tensors.insert(format!("weight.{name}"), tensor);
@@ -94,29 +100,29 @@ fn save(tensors: &HashMap<String, Tensor>, folder: &Path, name: &str) -> Result<
 }
 
 /// Takes up the checkpoint of the same run, if there is one.
-pub(super) fn take_up(
-    options: &Options,
+pub(crate) fn take_up<E: DeserializeOwned>(
+    out: &Path,
     run: String,
     encoder: &TrainableEncoder,
     optimiser: &mut AdamW,
     average: Option<&mut Average>,
-) -> Result<Progress> {
-    let path = folder(options).join(PROGRESS);
+) -> Result<Progress<E>> {
+    let path = folder(out).join(PROGRESS);
     let json = match std::fs::read(&path) {
         Ok(json) => json,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Progress { run, ..Progress::default() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Progress::start(run)),
         Err(source) => return Err(Error::File { action: "read", path, source }),
     };
     let other = |reason: &str| {
-        Err(Error::Invalid(format!("`{}` {reason}: remove the folder or name another", folder(options).display())))
+        Err(Error::Invalid(format!("`{}` {reason}: remove the folder or name another", folder(out).display())))
     };
-    let Ok(progress) = serde_json::from_slice::<Progress>(&json) else {
+    let Ok(progress) = serde_json::from_slice::<Progress<E>>(&json) else {
         return other("holds a checkpoint that cannot be read");
     };
     if progress.run != run {
         return other("holds the checkpoint of a run with other options or other data");
     }
-    let mut state = load(&folder(options).join(STATE))?;
+    let mut state = load(&folder(out).join(STATE))?;
     let steps = state.remove("steps").map(|steps| steps.to_vec1::<u32>()).transpose()?;
     if steps.and_then(|steps| steps.first().copied()).is_none_or(|steps| steps as usize != progress.steps) {
         return other("holds a checkpoint that was cut short");
@@ -143,17 +149,17 @@ fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
 }
 
 /// Keeps the weights as the best so far.
-pub(super) fn write_best(out: &Path, weights: &HashMap<String, Tensor>) -> Result<()> {
+pub(crate) fn write_best(out: &Path, weights: &HashMap<String, Tensor>) -> Result<()> {
     save(weights, &out.join(FOLDER), BEST)
 }
 
 /// The best weights of the run.
-pub(super) fn best(out: &Path) -> Result<HashMap<String, Tensor>> {
+pub(crate) fn best(out: &Path) -> Result<HashMap<String, Tensor>> {
     load(&out.join(FOLDER).join(BEST))
 }
 
 /// Removes the folder of a run that is finished.
-pub(super) fn remove(out: &Path) -> Result<()> {
+pub(crate) fn remove(out: &Path) -> Result<()> {
     let path = out.join(FOLDER);
     std::fs::remove_dir_all(&path).map_err(|source| Error::File { action: "remove", path, source })
 }
