@@ -145,5 +145,5 @@ async fn what_cannot_be_trained_on_or_scored_is_refused_with_advice() {
         assert!(!fixture.path("refused").exists(), "{says}");
     }
     let (code, _, error) = fixture.score("base", "", &["-"]);
-    assert!(code == 1 && error.contains("reward.json"), "{error}");
+    assert!(code == 1 && error.contains("is no reward model"), "{error}");
 }

@@ -23,11 +23,9 @@ use crate::progress;
 pub(crate) enum Train {
     /// The signal classifier that `uptake tag` serves, from labelled follow-ups.
     Classifier(Classifier),
-    /// A reward model of the rate at which responses are loved (`P[Love]`), that `uptake score` serves.
     Love(Box<reward::Love>),
     /// A language model, from preferences: an adapter in PEFT's layout.
     Policy(policy::Policy),
-    /// A reward model of which response is better, from pairs, that `uptake score` serves.
     Reward(Box<reward::Reward>),
 }
 

@@ -214,9 +214,15 @@ impl RewardModel {
     /// Loads the model in `directory` and checks it against its golden logits.
     ///
     /// # Errors
-    /// [`Error::File`] and [`Error::Tagger`] where a file is missing or not valid, [`Error::Model`] where `reward.json` is
+    /// [`Error::Invalid`] where the directory is no model, [`Error::File`] and [`Error::Tagger`] where a file is missing or not valid, [`Error::Model`] where `reward.json` is
     /// not valid or the files do not belong together.
     pub fn open(directory: &Path) -> Result<Self> {
+        if !directory.join(REWARD_FILE).exists() {
+            return Err(Error::Invalid(format!(
+                "`{}` is no reward model, it has no {REWARD_FILE}: `uptake train love` and `uptake train reward` make one",
+                directory.display()
+            )));
+        }
         let read = |name: &str| {
             let path = directory.join(name);
             std::fs::read(&path).map_err(|source| Error::File { action: "read", path, source })

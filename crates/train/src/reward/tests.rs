@@ -191,7 +191,7 @@ fn damaged(out: &Path) {
         assert!(error.contains(reason), "{error} lacks {reason}");
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(RewardModel::open(out).unwrap_err().to_string().contains("reward.json"));
+    assert!(RewardModel::open(out).unwrap_err().to_string().contains("`uptake train love`"));
 }
 
 /// A run that dies and one that does not end in the same bytes.

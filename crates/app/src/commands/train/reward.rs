@@ -11,7 +11,7 @@ use uptake_train::reward::{self, Event, Figures, Head, HeldOut, Options, RowCoun
 
 use crate::progress;
 
-/// Trains a model of `P[Love]`: the rate at which a response is loved.
+/// A reward model of `P[Love]`, the rate at which a response is loved, that `uptake score` serves.
 ///
 /// Positives are repeated up to --positive-share of a pass, and the prior is corrected for it when the model scores. What
 /// became of the rows is said before the first step. A run that was killed goes on at its last checkpoint when it is started
@@ -27,7 +27,7 @@ pub(crate) struct Love {
     how: How,
 }
 
-/// Trains a reward model: which of two responses is better; with --love, also the rate at which one is loved.
+/// A reward model of which response is better, from pairs, that `uptake score` serves; with --love, also of `P[Love]`.
 ///
 /// All heads stand on one encoder; a row trains the head that it names, else that of its file. What became of the rows is said
 /// before the first step. A run that was killed goes on at its last checkpoint when it is started again with the same
