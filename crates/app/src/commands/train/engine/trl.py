@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+import transformers
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -59,11 +61,13 @@ def arguments_of(config, options, out):
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
     }
     known = {field.name for field in dataclasses.fields(config)}
-    if "warmup_ratio" not in known:
-        # transformers 5: a fraction of the steps goes by the name of the steps.
-        wanted["warmup_steps"] = wanted["warmup_ratio"]
+    if int(transformers.__version__.split(".")[0]) >= 5:
+        # A fraction of the steps goes by the name of the steps there.
+        wanted["warmup_steps"] = wanted.pop("warmup_ratio")
     if options["method"] == "sft":
         wanted.pop("beta")
     return config(**{name: value for name, value in wanted.items() if name in known})
