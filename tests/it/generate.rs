@@ -90,6 +90,7 @@ fn prompts_come_from_standard_input_and_answers_go_to_standard_output() {
     let (code, adapted, error) = with_adapter(&[]);
     assert_eq!((code, adapted.lines().count()), (0, 3), "{error}");
     assert_ne!(adapted, stdout);
+    assert_eq!(with_adapter(&["-o", "/dev/stdout"]).1, adapted);
     let (_, with_tokens, _) = with_adapter(&["--token-ids"]);
     let first: Value = serde_json::from_str(with_tokens.lines().next().unwrap()).unwrap();
     assert_eq!(first["token_ids"].as_array().unwrap().len() as u64, first["tokens"].as_u64().unwrap());

@@ -1,5 +1,6 @@
 //! `uptake generate`: answers of a language model to a file of prompts.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -175,7 +176,13 @@ impl Generate {
         let (mut input, _) = open(&self.file, false)?;
         let name = if self.file == stream { Path::new("standard input") } else { &self.file };
         let mut stdout = io::stdout().lock();
+        let mut device;
         let output = match self.output.as_deref().filter(|path| *path != stream) {
+            // A pipe or device has no name to come to, and cannot be continued.
+            Some(path) if path.metadata().is_ok_and(|metadata| !metadata.is_file()) => {
+                device = File::create(path).with_context(|| format!("write `{}`", path.display()))?;
+                Output::Stream(&mut device)
+            }
             Some(path) => Output::File(path),
             None => Output::Stream(&mut stdout),
         };
