@@ -46,6 +46,12 @@ impl<E> Progress<E> {
     }
 }
 
+/// To six decimals. What is measured is kept so: JSON does not give every double back to the last bit, and a run that was
+/// taken up must report what one that never stopped does.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
 /// What tells a run from others: its options, and what its data say.
 pub(crate) fn fingerprint(options: &impl Serialize, data: &str) -> Result<String> {
     let json = serde_json::to_vec(&(options, data)).map_err(|error| Error::Bug(error.to_string()))?;

@@ -205,6 +205,20 @@ pub struct Epoch {
     pub score: f64,
 }
 
+impl Epoch {
+    fn rounded(self) -> Self {
+        Self {
+            training_loss: checkpoint::rounded(self.training_loss),
+            validation_loss: checkpoint::rounded(self.validation_loss),
+            sat: checkpoint::rounded(self.sat),
+            dsat: checkpoint::rounded(self.dsat),
+            labels: checkpoint::rounded(self.labels),
+            score: checkpoint::rounded(self.score),
+            ..self
+        }
+    }
+}
+
 /// What the caller is told while a model is trained.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -374,7 +388,7 @@ impl<'a> Run<'a> {
 
     /// Measures the weights after `batches` batches of a pass, and keeps them if they are the best so far.
     fn measure(&mut self, batches: usize, tell: &mut dyn FnMut(&Event<'_>)) -> Result<()> {
-        let measured = self.validate(self.progress.loss / batches as f64)?;
+        let measured = self.validate(self.progress.loss / batches as f64)?.rounded();
         tell(&Event::Validated(&measured));
         let best = self.progress.history.iter().map(|epoch| epoch.score).fold(f64::NEG_INFINITY, f64::max);
         if measured.score > best {

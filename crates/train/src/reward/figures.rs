@@ -15,7 +15,7 @@ use super::held_out::HeldOut;
 use super::loss::surprise;
 use super::model::{Objective, outputs};
 use super::prepared::{Item, Prepared, Said};
-use super::run::rounded;
+use crate::checkpoint::rounded;
 use crate::error::Result;
 use crate::metrics::{Case, Estimate, auroc, average_precision, calibration_error, pearson, spearman};
 

@@ -14,7 +14,7 @@ use super::{Epoch, Event, Options, figures, loss};
 use crate::adamw::{AdamW, Rates, Settings};
 use crate::average::Average;
 use crate::base::Base;
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Progress, rounded};
 use crate::classifier::rate;
 use crate::encoder::{self, TrainableEncoder};
 use crate::error::{Error, Result};
@@ -173,11 +173,6 @@ impl<'a> Run<'a> {
             _ => Err(Error::Diverged { step }),
         }
     }
-}
-
-/// To six decimals: a number that is the same after a checkpoint was written and read, which takes as few digits.
-pub(super) fn rounded(value: f64) -> f64 {
-    (value * 1e6).round() / 1e6
 }
 
 /// SHA-256 of the weights that training starts from, hexadecimal.
