@@ -11,6 +11,7 @@ mod annotate;
 mod architecture;
 mod demo;
 mod engine;
+mod evaluate;
 mod generate;
 mod import;
 mod ingest;

@@ -94,6 +94,19 @@ pub fn describe(directory: &Path) -> Result<Description> {
     Ok(Description { kind, files, version, name, figures, training })
 }
 
+/// The figures of a report.
+pub(crate) fn figures_of(report: &Path) -> Result<Figures> {
+    let bytes =
+        std::fs::read(report).map_err(|source| Error::File { action: "read", path: report.to_owned(), source })?;
+    let document: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::Invalid(format!("`{}` is no JSON: {error}", report.display())))?;
+    let figures = flatten(&document);
+    if figures.is_empty() {
+        return Err(Error::Invalid(format!("`{}` holds no figures", report.display())));
+    }
+    Ok(figures)
+}
+
 fn kind_of(directory: &Path) -> Result<Kind> {
     if let Some((_, kind)) = MARKS.into_iter().find(|(mark, _)| directory.join(mark).is_file()) {
         return Ok(kind);

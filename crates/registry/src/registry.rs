@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use uptake_lake::Lake;
 use uptake_model::time::{self, Micros};
 
-use crate::describe::{ENTRY, describe};
+use crate::describe::{ENTRY, describe, figures_of};
 use crate::entry::{Entry, Kind, Lineage};
 use crate::error::{Error, Result};
 use crate::figures::Figures;
@@ -37,6 +37,8 @@ pub struct Added {
     pub snapshot: Option<String>,
     /// Models of the registry that it was made from or with.
     pub parents: Vec<String>,
+    /// Reports of evaluations, beside what the trainer left in the directory.
+    pub reports: Vec<PathBuf>,
     /// Version of the program.
     pub code_version: String,
 }
@@ -80,7 +82,11 @@ impl Registry {
         for parent in &added.parents {
             let _ = self.show(parent).await?;
         }
-        let decision = self.judge(found.kind, &found.figures).await?;
+        let mut figures = found.figures;
+        for report in &added.reports {
+            figures.extend(figures_of(report)?);
+        }
+        let decision = self.judge(found.kind, &figures).await?;
         for file in &found.files {
             let (source, target) = (directory.join(&file.path), format!("{}/{}", folder(&id), file.path));
             let sent = self.lake.upload_object(&source, &target).await?;
@@ -102,7 +108,7 @@ impl Registry {
                 parents: added.parents.clone(),
                 training: found.training,
             },
-            figures: found.figures,
+            figures,
             decision,
         };
         let path = format!("{}/{ENTRY}", folder(&entry.id));

@@ -19,6 +19,7 @@
 //! Absent on purpose: drawing progress (the caller is told of events) and serving.
 
 mod adamw;
+pub mod answers;
 mod average;
 mod base;
 mod batches;

@@ -1,5 +1,7 @@
 //! `uptake evaluate`: how good a model is.
 
+mod model;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ use crate::progress;
 pub(crate) enum Evaluate {
     /// A signal classifier, on labelled follow-ups.
     Tagger(TaggerArguments),
+    Model(model::Model),
 }
 
 /// Measures a signal classifier at its own calibration and thresholds.
@@ -72,9 +75,12 @@ impl Evaluate {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
-        let Self::Tagger(arguments) = self;
         // Scoring takes processor time: it has no business on an async thread.
-        tokio::task::spawn_blocking(move || arguments.evaluate(terminal)).await?
+        tokio::task::spawn_blocking(move || match self {
+            Self::Tagger(arguments) => arguments.evaluate(terminal),
+            Self::Model(arguments) => arguments.evaluate(terminal),
+        })
+        .await?
     }
 }
 

@@ -111,6 +111,9 @@ struct Add {
     /// A model of the registry that it was made from or with; may be said again.
     #[arg(long = "parent", value_name = "MODEL")]
     parents: Vec<String>,
+    /// A report of an evaluation, such as report.json of `uptake evaluate model`: its figures are judged too; may be said again.
+    #[arg(long = "figures", value_name = "FILE")]
+    reports: Vec<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -199,7 +202,8 @@ pub(super) async fn register(
     name: String,
     snapshot: Option<String>,
 ) -> anyhow::Result<ExitCode> {
-    let add = Add { directory: directory.to_owned(), name: Some(name), snapshot, parents: Vec::new() };
+    let add =
+        Add { directory: directory.to_owned(), name: Some(name), snapshot, parents: Vec::new(), reports: Vec::new() };
     self::add(add, &registry(context)?).await
 }
 
@@ -208,6 +212,7 @@ async fn add(add: Add, registry: &Registry) -> anyhow::Result<ExitCode> {
         name: add.name,
         snapshot: add.snapshot,
         parents: add.parents,
+        reports: add.reports,
         code_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let (entry, new) = registry.add(&add.directory, &added, now()).await.map_err(usage)?;
