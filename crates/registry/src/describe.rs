@@ -74,7 +74,8 @@ pub fn describe(directory: &Path) -> Result<Description> {
         if FIGURES.contains(&name) {
             figures.extend(flatten(&document));
         } else if name == RUN {
-            figures.extend(flatten(&json!({"training": document.get("last")})));
+            let figures_of_run = json!({"training": document.get("last"), "held_out": document.get("held_out")});
+            figures.extend(flatten(&figures_of_run));
         }
         for origin in ORIGINS {
             if let Some(value) = document.get(origin) {

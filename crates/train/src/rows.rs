@@ -75,6 +75,8 @@ pub(crate) struct Row {
 pub(crate) enum Reading {
     /// Of a snapshot, the training part alone; no rows of love.
     Policy,
+    /// Of a snapshot, the test part alone; no rows of love.
+    HeldOut,
     /// Both parts of a snapshot; love and reactions too.
     Reward,
 }
@@ -169,7 +171,7 @@ fn checked(answer: Message) -> Result<Message, Fault> {
 impl Stored {
     /// The rows of a line: one, or as many as answers that were reacted to.
     fn rows(mut self, reading: Reading) -> Result<Vec<Result<Row, &'static str>>, String> {
-        if reading == Reading::Policy {
+        if reading != Reading::Reward {
             // Not looked at: it shall stop nobody.
             self.time = None;
         } else {
@@ -325,7 +327,11 @@ impl Data {
         }
         let mut data = Self::new(manifest.name);
         data.id = manifest.id;
-        let wanted = |split: &str| split == "train" || (split == "test" && reading == Reading::Reward);
+        let wanted = |split: &str| match reading {
+            Reading::Policy => split == "train",
+            Reading::HeldOut => split == "test",
+            Reading::Reward => split == "train" || split == "test",
+        };
         // Files below a folder hold the same rows as rendered text.
         let rows = |file: &&Entry| file.split.as_deref().is_some_and(wanted) && !file.path.contains('/');
         for file in manifest.files.iter().filter(rows) {

@@ -146,7 +146,8 @@ impl Preparation<'_> {
         (items, counts)
     }
 
-    fn row(&self, row: &Row) -> Result<Vec<(Item, bool)>, &'static str> {
+    /// The items of one row, and whether something was cut off each; or why there is none.
+    pub(crate) fn row(&self, row: &Row) -> Result<Vec<(Item, bool)>, &'static str> {
         let one = |answer: &Message, liked: bool| -> Result<(Item, bool), &'static str> {
             let (sequence, truncated) = self.sequence(&row.prompt, answer)?;
             Ok((Item { sequences: vec![sequence], liked: vec![liked] }, truncated))

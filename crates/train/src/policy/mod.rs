@@ -9,6 +9,7 @@
 mod batches;
 pub(crate) mod chat;
 mod checkpoint;
+mod held_out;
 mod loss;
 mod output;
 mod run;
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::rows::{Data, Reading};
 
 pub use batches::{RowCounts, Truncation};
+pub use held_out::{HeldOut, Likelier};
 pub use loss::Method;
 
 use batches::{Order, Preparation};
@@ -37,6 +39,10 @@ pub struct Options {
     /// Directory of a published snapshot, or a file of JSON lines.
     #[serde(skip)]
     pub data: PathBuf,
+    /// Pairs to measure on, that are not trained on: a published snapshot, whose test part it is, or a file of JSON lines. Where
+    /// nothing is said, the test part of the snapshot that is trained on.
+    #[serde(skip)]
+    pub held_out: Option<PathBuf>,
     /// Directory of the base model as Hugging Face lays it out.
     #[serde(skip)]
     pub base: PathBuf,
@@ -85,6 +91,7 @@ impl Options {
         Self {
             method,
             data: PathBuf::new(),
+            held_out: None,
             base: PathBuf::new(),
             base_name: None,
             out: PathBuf::new(),
@@ -170,6 +177,13 @@ pub enum Event<'a> {
         /// Wall time of it.
         seconds: f64,
     },
+    /// That many micro-batches of held-out pairs are measured.
+    HeldOut {
+        /// Micro-batches done.
+        done: usize,
+        /// Micro-batches in all.
+        total: usize,
+    },
     /// The adapter is written.
     Finished(&'a Report),
 }
@@ -193,6 +207,8 @@ pub struct Report {
     pub first: BTreeMap<String, f64>,
     /// Metrics of the last step.
     pub last: BTreeMap<String, f64>,
+    /// What was learnt, on pairs that were held out, if there are any.
+    pub held_out: Option<HeldOut>,
 }
 
 /// Which base model.
@@ -248,6 +264,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Repo
             rows.liked, rows.disliked
         )));
     }
+    let held_out = held_out::Pairs::read(options, &preparation, &items)?;
     let order = Order { seed: options.seed, accumulate: options.accumulate };
     let batches = order.batches(items, options.batch, options.method, options.max_length);
     let lock = output::prepare(&options.out)?;
@@ -265,6 +282,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Repo
         seed: options.seed,
     });
     run.train(tell)?;
+    let held_out = held_out.map(|pairs| pairs.measure(options, &run.decoder, tell)).transpose()?;
     let name = options.base_name.clone().unwrap_or_else(|| options.base.display().to_string());
     let (first, last) = run.ends()?;
     let report = Report {
@@ -276,6 +294,7 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Repo
         steps: run.steps,
         first,
         last,
+        held_out,
     };
     output::write(&report, &run.decoder, &base, stored)?;
     checkpoint::remove(&options.out)?;

@@ -13,6 +13,7 @@ use super::checkpoint::{FOLDER, METRICS_FILE};
 use super::{Method, Report};
 use crate::decoder::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BaseFiles, Decoder, write_file, write_tensors};
 use crate::error::{Error, Result};
+use crate::metrics::Estimate;
 
 const REPORT_FILE: &str = "run.json";
 const CARD_FILE: &str = "README.md";
@@ -73,6 +74,33 @@ pub(super) fn write(report: &Report, decoder: &Decoder, base: &BaseFiles, stored
     write_file(&out.join(CARD_FILE), card(report).as_bytes())
 }
 
+/// What was learnt, as the card tells it.
+fn held_out(report: &Report) -> String {
+    let Some(held_out) = &report.held_out else {
+        return "\nNo pairs were held out: what was learnt was not measured.\n".to_owned();
+    };
+    let text = |each: &Estimate| format!("{:.3} ({:.3} to {:.3})", each.value, each.low, each.high);
+    format!(
+        "\nOn {pairs} pairs of {data} {id} that were held out (95 % intervals over conversations):\n\n\
+         | figure | before | after |\n|---|---|---|\n\
+         | chosen has the larger implicit reward | .5 | {accuracy} |\n\
+         | margin of the implicit rewards | 0 | {margin} |\n\
+         | chosen is likelier | {whole_before} | {whole} |\n\
+         | chosen is likelier per token | {token_before} | {token} |\n\
+         | chosen is longer | {longer:.3} | {longer:.3} |\n",
+        pairs = held_out.pairs,
+        data = held_out.data.name,
+        id = held_out.data.id,
+        accuracy = text(&held_out.accuracy),
+        margin = text(&held_out.margin),
+        whole_before = text(&held_out.before.whole),
+        whole = text(&held_out.after.whole),
+        token_before = text(&held_out.before.per_token),
+        token = text(&held_out.after.per_token),
+        longer = held_out.longer_wins,
+    )
+}
+
 /// Rows left out, by reason, in words.
 pub(super) fn reasons(rows: &RowCounts) -> String {
     if rows.dropped.is_empty() {
@@ -119,9 +147,10 @@ fn card(report: &Report) -> String {
         let before = first.get(name).map_or_else(|| "–".to_owned(), |value| format!("{value:.6}"));
         let _ = writeln!(text, "| {name} | {before} | {value:.6} |");
     }
+    text.push_str(&held_out(report));
     let _ = write!(
         text,
-        "\nThese are figures of the rows trained on; what the model is worth is measured on held-out ones. Files: \
+        "\nThe first table has figures of the rows trained on. Files: \
          `{ADAPTER_CONFIG_FILE}`, `{ADAPTER_WEIGHTS_FILE}` (PEFT), `{METRICS_FILE}` (a line per step), `{REPORT_FILE}` (lineage).\n"
     );
     text

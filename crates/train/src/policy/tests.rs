@@ -316,3 +316,38 @@ fn templates_are_read_from_either_file_and_their_refusals_counted() {
     let base = BaseFiles::read(&fixtures().join("llama")).unwrap();
     assert!(Chat::new(&base, 100).unwrap_err().to_string().contains("vocabulary has 100"));
 }
+
+#[test]
+fn held_out_pairs_say_what_was_learnt() {
+    let (directory, mut options) = setup(DPO);
+    // One preference under many prompts.
+    let row = |number: usize| json!({"prompt": format!("question {number}"), "chosen": "yes, with pleasure", "rejected": "no way, never"});
+    let write = |name: &str, rows: std::ops::Range<usize>| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, rows.map(|number| row(number).to_string() + "\n").collect::<String>()).unwrap();
+        path
+    };
+    options.data = write("train.jsonl", 0..8);
+    let report = train(&options, &mut |_| ()).unwrap();
+    assert_eq!(report.held_out, None, "a file has no test part");
+
+    options.held_out = Some(write("held_out.jsonl", 7..13));
+    options.out = directory.path().join("second");
+    let held_out = train(&options, &mut |_| ()).unwrap().held_out.unwrap();
+    assert_eq!((held_out.pairs, held_out.dropped.get("prompt_is_trained_on")), (5, Some(&1)));
+    assert!((held_out.accuracy.value - 1.0).abs() < 1e-12 && held_out.margin.low > 0.05, "{held_out:?}");
+    assert!(held_out.after.whole.value >= held_out.before.whole.value, "{held_out:?}");
+    let run: Value = serde_json::from_slice(&std::fs::read(options.out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(run["held_out"]["rewards/accuracies"]["value"].as_f64(), Some(1.0));
+    assert!(std::fs::read_to_string(options.out.join("README.md")).unwrap().contains("On 5 pairs of held_out.jsonl"));
+
+    // A policy that was not moved has no margin, and an accuracy of one half.
+    let still = Options { learning_rate: 1e-300, out: directory.path().join("third"), ..options.clone() };
+    let still = train(&still, &mut |_| ()).unwrap().held_out.unwrap();
+    assert!((still.accuracy.value - 0.5).abs() < 1e-12 && still.margin.value.abs() < 1e-12, "{still:?}");
+    assert_eq!(still.before, still.after);
+
+    options.held_out = Some(write("known.jsonl", 0..1));
+    options.out = directory.path().join("fourth");
+    assert!(train(&options, &mut |_| ()).unwrap_err().to_string().contains("prompt_is_trained_on"));
+}

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use uptake_train::decoder::{Adapter, Module};
+use uptake_train::metrics::Estimate;
 use uptake_train::policy::{self, Event, Method, Options, Report, RowCounts, Truncation};
 
 use super::engine::Job;
@@ -33,6 +34,11 @@ pub(crate) struct Policy {
     /// too), Qwen2, Qwen3.
     #[arg(long, value_name = "DIR")]
     base: PathBuf,
+
+    /// Pairs to measure on that are not trained on: a published snapshot, whose test part it is, or JSON lines. Where nothing is
+    /// said, the test part of --data.
+    #[arg(long, value_name = "PATH")]
+    held_out: Option<PathBuf>,
 
     /// New directory for the adapter.
     #[arg(long, value_name = "DIR")]
@@ -180,6 +186,7 @@ impl Policy {
         Options {
             method,
             data: self.data,
+            held_out: self.held_out,
             base: self.base,
             base_name: self.base_name,
             out: self.out,
@@ -295,6 +302,7 @@ fn tell(bar: &ProgressBar, event: &Event<'_>) -> io::Result<()> {
             progress::suspended(|| tell_rows(rows, *parameters, *steps, *done, *seed))?;
         }
         Event::Reference { done, total } => bar.set_message(format!("reference {done}/{total}")),
+        Event::HeldOut { done, total } => bar.set_message(format!("held out {done}/{total}")),
         Event::Step { step, metrics, tokens, seconds } => {
             let value = |name: &str| metrics.get(name).copied().unwrap_or_default();
             bar.set_position(*step as u64);
@@ -337,6 +345,21 @@ fn summary(report: &Report) -> io::Result<()> {
     for (name, last) in report.last.iter().filter(|(name, _)| *name != "step") {
         let first = report.first.get(name).map_or_else(|| "–".to_owned(), |first| format!("{first:.6}"));
         writeln!(stdout, "{name:<22} {first:>12} {last:>12.6}")?;
+    }
+    if let Some(held_out) = &report.held_out {
+        let text = |each: &Estimate| format!("{:.3} ({:.3} to {:.3})", each.value, each.low, each.high);
+        writeln!(stdout, "held out   {} pairs of {}", held_out.pairs, held_out.data.name)?;
+        for (reason, count) in &held_out.dropped {
+            writeln!(stdout, "left out   {count} {reason}")?;
+        }
+        writeln!(stdout, "rewards    accuracy {}, margin {}", text(&held_out.accuracy), text(&held_out.margin))?;
+        writeln!(
+            stdout,
+            "likelier   chosen per token {}, before {}; the longer one is chosen {:.3}",
+            text(&held_out.after.per_token),
+            text(&held_out.before.per_token),
+            held_out.longer_wins
+        )?;
     }
     writeln!(stdout, "{} steps; the card is {}", report.steps, report.options.out.join("README.md").display())
 }
