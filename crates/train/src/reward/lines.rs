@@ -1,7 +1,8 @@
 //! A file of responses in, a line with a score for each out: `uptake score`.
 //!
 //! In: `{"id", "prompt": [{"role", "content"}, …], "response"}`; a prompt may be a text, which is then the user's. Out:
-//! `{"id", "score"}` in the order of the input, the id as it came.
+//! `{"id", "score"}` in the order of the input, the id as it came, and `sample` where the line has one: several answers to a
+//! prompt share its id.
 
 use std::io::{BufRead, Write};
 
@@ -56,11 +57,13 @@ struct Line {
     id: Option<Value>,
     prompt: Option<Texts>,
     response: Option<Texts>,
+    sample: Option<u64>,
 }
 
 struct Asked {
     number: u64,
     id: Value,
+    sample: Option<u64>,
     prompt: Vec<Message>,
     response: String,
 }
@@ -68,18 +71,21 @@ struct Asked {
 #[derive(Serialize)]
 struct Scored<'a> {
     id: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<u64>,
     score: f32,
 }
 
 fn parse(line: &str, number: u64) -> Result<Asked, String> {
     let shape = "a line is {\"id\", \"prompt\": [{\"role\", \"content\"}, …], \"response\"}";
-    let Line { id, prompt, response } = serde_json::from_str(line).map_err(|error| format!("{error}; {shape}"))?;
+    let Line { id, prompt, response, sample } =
+        serde_json::from_str(line).map_err(|error| format!("{error}; {shape}"))?;
     let missing = |name: &str| format!("`{name}` is missing; {shape}");
     let id = id.filter(|id| id.is_string() || id.is_number()).ok_or_else(|| missing("id"))?;
     let prompt = prompt.ok_or_else(|| missing("prompt"))?.messages("user");
     let mut response = response.ok_or_else(|| missing("response"))?.messages("assistant");
     match (response.pop(), response.is_empty()) {
-        (Some(response), true) => Ok(Asked { number, id, prompt, response: response.content }),
+        (Some(response), true) => Ok(Asked { number, id, sample, prompt, response: response.content }),
         _ => Err("`response` is one message".to_owned()),
     }
 }
@@ -160,7 +166,7 @@ impl Run<'_> {
                 Form::Logit => head.score(logit).logit,
             };
             #[expect(clippy::cast_possible_truncation, reason = "the encoder computes in single precision")]
-            let scored = Scored { id: &asked.id, score: score as f32 };
+            let scored = Scored { id: &asked.id, sample: asked.sample, score: score as f32 };
             let line = serde_json::to_string(&scored).map_err(|error| Error::Bug(error.to_string()))?;
             writeln!(self.output, "{line}").map_err(|source| Error::Stream { action: "write", source })?;
             self.progress.scored += 1;
