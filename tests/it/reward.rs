@@ -91,8 +91,8 @@ async fn snapshots_are_trained_on_and_responses_scored() {
     let (code, text, error) = fixture.train("love", &[("--data", &love)], "love-model");
     assert_eq!(code, 0, "{error}");
     let manifest: Value = serde_json::from_slice(&std::fs::read(love.join("manifest.json")).unwrap()).unwrap();
-    let [train, test] = ["train", "test"].map(|split| manifest["rows"][split].as_u64().unwrap());
-    assert!(test > 0 && text.starts_with(&format!("rows       love: {} read, ", train + test)), "{text}");
+    let [kept, held_out] = ["train", "test"].map(|split| manifest["rows"][split].as_u64().unwrap());
+    assert!(held_out > 0 && text.starts_with(&format!("rows       love: {} read, ", kept + held_out)), "{text}");
     assert!(text.contains("0 conversations as the latest, 0 by their id, ") && text.contains("AUROC"), "{text}");
     let reward: Value =
         serde_json::from_slice(&std::fs::read(fixture.path("love-model/reward.json")).unwrap()).unwrap();

@@ -78,7 +78,7 @@ pub fn judge(gates: &[Gate], kind: Kind, figures: &Figures, production: Option<(
             let rival = production.and_then(|(_, figures)| figures.get(&gate.figure)).copied();
             let faults = gate.faults(figure, rival);
             let holds = faults.is_empty();
-            let reason = if holds { gate.in_words(figure) } else { faults.join("; ") };
+            let reason = if holds { within(figure) } else { faults.join("; ") };
             Verdict { gate: gate.clone(), figure, production: rival, holds, reason }
         })
         .collect();
@@ -130,11 +130,11 @@ impl Gate {
         }
         faults
     }
+}
 
-    fn in_words(&self, figure: Option<Figure>) -> String {
-        let value = figure.map_or(f64::NAN, |figure| figure.value);
-        format!("{value:.4} is within its bounds")
-    }
+fn within(figure: Option<Figure>) -> String {
+    let value = figure.map_or(f64::NAN, |figure| figure.value);
+    format!("{value:.4} is within its bounds")
 }
 
 #[cfg(test)]

@@ -171,10 +171,7 @@ fn checked(answer: Message) -> Result<Message, Fault> {
 impl Stored {
     /// The rows of a line: one, or as many as answers that were reacted to.
     fn rows(mut self, reading: Reading) -> Result<Vec<Result<Row, &'static str>>, String> {
-        if reading != Reading::Reward {
-            // Not looked at: it shall stop nobody.
-            self.time = None;
-        } else {
+        if reading == Reading::Reward {
             // The names of the table `love`.
             self.completion = self.completion.or(self.response.take());
             self.label = self.label.or(self.love.take());
@@ -185,6 +182,9 @@ impl Stored {
                 let rows = turns.into_iter().map(|turn| self.clone().reacted(&messages, turn));
                 return rows.collect();
             }
+        } else {
+            // Not looked at: it shall stop nobody.
+            self.time = None;
         }
         Ok(vec![self.row()?])
     }

@@ -43,7 +43,7 @@ impl fmt::Display for Card<'_> {
         }
         writeln!(formatter, "## Heads\n\n| head | its score | liked when drawn | liked in truth |\n|---|---|---|---|")?;
         for head in &self.prepared.heads {
-            self.head(formatter, head)?;
+            write_head(formatter, head)?;
         }
         writeln!(
             formatter,
@@ -62,18 +62,18 @@ impl fmt::Display for Card<'_> {
     }
 }
 
-impl Card<'_> {
-    fn head(&self, formatter: &mut fmt::Formatter<'_>, head: &Head) -> fmt::Result {
-        match (head.objective, head.prior) {
-            (Objective::Rate, Some(prior)) => writeln!(
-                formatter,
-                "| {} | the rate at which such responses are liked | {:.4} | {:.4} |",
-                head.name, prior.sampled, prior.actual
-            ),
-            _ => writeln!(formatter, "| {} | a reward; differences are log-odds | – | – |", head.name),
-        }
+fn write_head(formatter: &mut fmt::Formatter<'_>, head: &Head) -> fmt::Result {
+    match (head.objective, head.prior) {
+        (Objective::Rate, Some(prior)) => writeln!(
+            formatter,
+            "| {} | the rate at which such responses are liked | {:.4} | {:.4} |",
+            head.name, prior.sampled, prior.actual
+        ),
+        _ => writeln!(formatter, "| {} | a reward; differences are log-odds | – | – |", head.name),
     }
+}
 
+impl Card<'_> {
     fn rows(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             formatter,

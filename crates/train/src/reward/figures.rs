@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn kinds_of_pairs_weigh_the_same_within_a_source() {
         let some = pairs(&[(60, 1.0, 1, 0), (20, -1.0, 1, 0), (5, 2.0, -1, 0), (15, -1.0, -1, 0), (9, 1.0, 0, 0)]);
-        near(controlled(&some), (0.75 + 0.25) / 2.0);
+        near(controlled(&some), f64::midpoint(0.75, 0.25));
         near(longer_wins(&some), (80.0 + 4.5) / 109.0);
         // A source that lacks a kind says nothing.
         near(controlled(&[some.clone(), pairs(&[(50, 1.0, 1, 1)])].concat()), 0.5);

@@ -32,9 +32,9 @@ pub enum Objective {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prior {
-    /// π_s: the share of positives that the loss saw, up-sampling and weights counted in.
+    /// `π_s`: the share of positives that the loss saw, up-sampling and weights counted in.
     pub sampled: f64,
-    /// π_t: the share of positives among the rows trained on.
+    /// `π_t`: the share of positives among the rows trained on.
     pub actual: f64,
 }
 

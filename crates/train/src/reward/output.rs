@@ -97,8 +97,8 @@ fn golden(encoder: &Encoder, template: &Template) -> Result<Vec<Golden>> {
         let message =
             |(role, content): &(&str, &str)| Message { role: (*role).to_owned(), content: (*content).to_owned() };
         let prompt: Vec<Message> = prompt.iter().map(message).collect();
-        let encoded = template.encode(&prompt, response)?;
-        let inputs: Vec<&Input> = encoded.iter().map(|encoded| &encoded.input).collect();
+        let made = template.encode(&prompt, response)?;
+        let inputs: Vec<&Input> = made.iter().map(|made| &made.input).collect();
         let logits = encoder.outputs(&inputs)?.pop();
         let logits = logits.ok_or_else(|| Error::Bug("a golden example has no text".to_owned()))?;
         Ok(Golden { prompt, response: (*response).to_owned(), logits })

@@ -323,7 +323,7 @@ fn weights_and_strengths_of_rows_are_taken() {
     for item in &prepared.items {
         match item.said {
             prepared::Said::Better { margin, .. } => {
-                assert!((margin - 1.0).abs() < 1e-6 && (item.weight - 0.5).abs() < 1e-6)
+                assert!((margin - 1.0).abs() < 1e-6 && (item.weight - 0.5).abs() < 1e-6);
             }
             prepared::Said::Liked { liked, .. } => assert!((item.weight - if liked { 3.0 } else { 0.5 }).abs() < 1e-6),
         }

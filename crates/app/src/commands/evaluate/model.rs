@@ -90,7 +90,7 @@ fn read(path: &Path, terminal: bool) -> anyhow::Result<Vec<Answer>> {
     bar.set_message("read");
     let answers = answers::read(input, path);
     bar.finish_and_clear();
-    Ok(answers.context("read the answers")?)
+    answers.context("read the answers")
 }
 
 /// An answer without text has no score; then there is no offline evaluator for any, and the measure `empty` says why.

@@ -57,7 +57,7 @@ impl Watch {
         }
         match self.output {
             Output::Json => {
-                let names = batches.first().map(|batch| batch.schema());
+                let names = batches.first().map(arrow::array::RecordBatch::schema);
                 for row in rows.iter().skip(1) {
                     let fields = names.iter().flat_map(|schema| schema.fields().iter()).zip(row);
                     let object = fields.map(|(field, cell)| (field.name().clone(), value(field.name(), cell)));

@@ -126,13 +126,12 @@ impl Job {
         self.options["base"] = json!(self.base);
         std::fs::write(&options, serde_json::to_vec_pretty(&self.options)?)
             .with_context(|| format!("write {}", options.display()))?;
-        let template = match &self.command {
-            Some(template) => template.clone(),
-            None => {
-                let script = self.out.join("engine.py");
-                std::fs::write(&script, TRL).with_context(|| format!("write {}", script.display()))?;
-                format!("exec {} {} {{options}}", quoted(&self.python), quoted(&script.to_string_lossy()))
-            }
+        let template = if let Some(template) = &self.command {
+            template.clone()
+        } else {
+            let script = self.out.join("engine.py");
+            std::fs::write(&script, TRL).with_context(|| format!("write {}", script.display()))?;
+            format!("exec {} {} {{options}}", quoted(&self.python), quoted(&script.to_string_lossy()))
         };
         let values = [
             ("data", self.data.to_string_lossy().into_owned()),
