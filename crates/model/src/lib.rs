@@ -7,6 +7,7 @@
 //! - [`facts::TurnFact`], [`facts::ReactionFact`]: what the payload of a stored event says, as silver rows need it.
 //! - [`tree::resolve`]: the exchanges (prompt path, response, follow-up) of one conversation tree.
 //! - [`subject::Pepper`]: user ids become HMAC subject keys here and nowhere else.
+//! - [`phrases`]: refusals, apologies and emoji in answers, as guards and tripwires count them.
 //! - [`labels`], [`text`]: the 18 feedback signals and the one text normalisation of training and serving.
 //!
 //! Absent on purpose: I/O, async, clocks and randomness. Whoever calls passes the time in.
@@ -18,6 +19,7 @@ pub mod facts;
 pub mod labels;
 pub mod letter;
 mod person;
+pub mod phrases;
 pub mod position;
 pub mod rows;
 pub mod subject;

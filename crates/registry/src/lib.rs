@@ -8,9 +8,11 @@
 //!
 //! In the lake:
 //!
-//!     models/<name>/<version>/…              the model as it was handed in: other programs load it from there
-//!     models/<name>/<version>/entry.json     written last: what has no entry is no model
-//!     models/history/<kind>/<number>.json    created and never changed; the highest number says what is in use
+//! ```text
+//! models/<name>/<version>/…              the model as it was handed in: other programs load it from there
+//! models/<name>/<version>/entry.json     written last: what has no entry is no model
+//! models/history/<kind>/<number>.json    created and never changed; the highest number says what is in use
+//! ```
 //!
 //! Invariants:
 //! - A model is what its files are: its version is their digest, so adding it twice adds nothing, and a file that was

@@ -5,9 +5,11 @@
 //! `tagger.json`, `metrics.json` and `README.md`, the card. [`evaluate`] gives the same figures for any such directory.
 
 mod card;
+mod diagnosis;
 mod evaluate;
 mod evaluation;
 mod output;
+mod page;
 mod prepared;
 mod use_figures;
 
@@ -30,8 +32,10 @@ use crate::encoder::{self, TrainableEncoder};
 use crate::error::{Error, Result};
 use crate::{batches, checkpoint, model_files};
 
+pub use diagnosis::{Confusion, Diagnosis, Errors, Reliability, Wrong};
 pub use evaluate::{Evaluation, Judged, evaluate};
 pub use evaluation::{Figures, HardNegatives, OutputFigures, SourceFigures, WeakFigures};
+pub use page::page;
 use prepared::Prepared;
 pub use use_figures::{DSAT_RATE, InUse, SAT_RATE};
 
@@ -97,6 +101,9 @@ pub struct Options {
     /// Train no further: write the model of the best pass that the checkpoint holds.
     #[serde(skip)]
     pub finish: bool,
+    /// Where the report goes, a page with plots and the worst errors: it quotes the data, so it is no part of the model.
+    #[serde(skip)]
+    pub report: Option<PathBuf>,
     /// Sources whose texts were written for training; figures are given with and without them.
     pub written_sources: Vec<String>,
     /// For the card: where the encoder comes from, and under which licence.
@@ -140,6 +147,7 @@ impl Default for Options {
             target_precision: 0.8,
             checkpoint_steps: 50,
             finish: false,
+            report: None,
             written_sources: vec!["authored".to_owned()],
             base_origin: String::new(),
             data_origin: String::new(),

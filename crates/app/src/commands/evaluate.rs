@@ -52,6 +52,10 @@ pub(crate) struct TaggerArguments {
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 
+    /// Write a page with plots and the worst errors; it quotes the data.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     /// Worker threads; one per core when 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
@@ -114,6 +118,10 @@ impl TaggerArguments {
         });
         bar.finish_and_clear();
         let judged = judged.context("evaluate the tagger")?;
+        if let (Some(report), Some(diagnosis)) = (&self.report, &judged.diagnosis) {
+            let page = classifier::page(&judged.model, &[], &judged.figures, diagnosis);
+            std::fs::write(report, page).with_context(|| format!("write {}", report.display()))?;
+        }
         let mut stdout = io::stdout().lock();
         match self.output {
             Format::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(&judged)?)?,

@@ -5,7 +5,7 @@ mod policy;
 mod reward;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -111,6 +111,11 @@ pub(crate) struct Classifier {
     #[arg(long)]
     finish: bool,
 
+    /// Where the report goes, a page with curves, plots and the worst errors; OUT.html beside the model when nothing is said. It
+    /// quotes the data, so it is no part of the model.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     /// For the model card: where the encoder comes from, and its licence.
     #[arg(long, default_value = "", value_name = "TEXT")]
     base_origin: String,
@@ -140,6 +145,7 @@ impl Train {
 impl Classifier {
     fn train(self, terminal: bool) -> anyhow::Result<ExitCode> {
         let out = self.out.clone();
+        let report = self.report.unwrap_or_else(|| beside(&out));
         let options = Options {
             data: self.data,
             weak: self.weak,
@@ -160,6 +166,7 @@ impl Classifier {
             checkpoint_steps: self.checkpoint_steps,
             target_precision: self.target_precision,
             finish: self.finish,
+            report: Some(report.clone()),
             base_origin: self.base_origin,
             data_origin: self.data_origin,
             ..Options::default()
@@ -172,9 +179,16 @@ impl Classifier {
         let figures = figures.context("train a classifier")?;
         let mut stdout = io::stdout().lock();
         summary(&mut stdout, &figures).context("write the summary")?;
-        writeln!(stdout, "the card is {}", out.join("README.md").display())?;
+        writeln!(stdout, "the card is {}, the page {}", out.join("README.md").display(), report.display())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// `OUT.html`.
+fn beside(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(".html");
+    out.with_file_name(name)
 }
 
 /// Steps between two log lines about them.

@@ -17,6 +17,8 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use datafusion::prelude::SessionContext;
 
+use uptake_model::phrases;
+
 pub(crate) use tagging::Tagging;
 pub use words::TOKENIZER;
 
@@ -121,8 +123,8 @@ pub(crate) fn register(context: &SessionContext, tagging: &Tagging) {
             let texts = arrays::texts(&arguments[0])?;
             Ok(Arc::new(texts.iter().map(|text| text.map(guard::sketch)).collect::<StringArray>()))
         }),
-        text_flag("looks_like_refusal", guard::looks_like_refusal),
-        text_flag("opens_with_apology", guard::opens_with_apology),
+        text_flag("looks_like_refusal", phrases::looks_like_refusal),
+        text_flag("opens_with_apology", phrases::opens_with_apology),
         Function::fixed("wishes", 1, conversation::texts_type(), |arguments| {
             let texts = arrays::texts(&arguments[0])?;
             arrays::text_lists(texts.iter().map(|text| text.map(words::wishes)))

@@ -6,7 +6,9 @@
 
 use std::collections::HashSet;
 
-use super::guard::{opens_with_apology, similarity};
+use uptake_model::phrases::opens_with_apology;
+
+use super::guard::similarity;
 
 /// The bounds of [`repair_fault`].
 #[derive(Debug, Clone, Copy)]

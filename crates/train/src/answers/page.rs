@@ -3,15 +3,8 @@
 use std::fmt::Write as _;
 
 use super::compare::{Comparison, Example, MeasureFigures};
+use crate::html::{document, escaped};
 use crate::metrics::Estimate;
-
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2129;background:#fff}\
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}table{border-collapse:collapse;width:100%}\
-th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #e3e5e8;vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
-.bad{color:#b3261e;font-weight:600}.good{color:#1b7a3d}.quiet{color:#656b75}svg{max-width:100%;height:auto}\
-details{border:1px solid #e3e5e8;border-radius:6px;padding:.5rem .8rem;margin:.5rem 0}summary{cursor:pointer}\
-.two{display:grid;grid-template-columns:1fr 1fr;gap:1rem}.two pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f6f7f8;padding:.6rem;border-radius:4px;font:13px/1.45 ui-monospace,monospace}\
-@media(prefers-color-scheme:dark){body{background:#16181c;color:#e3e5e8}th,td,details{border-color:#33373e}.two pre{background:#1f2228}.bad{color:#ff8a80}.good{color:#7bd89b}.quiet{color:#9aa1ac}}";
 
 /// Colours of candidate and production, readable on light and dark.
 const COLOURS: [&str; 2] = ["#3b7dd8", "#d98b2b"];
@@ -22,9 +15,7 @@ const COLOURS: [&str; 2] = ["#3b7dd8", "#d98b2b"];
 pub fn page(comparison: &Comparison, names: [&str; 2]) -> String {
     let [candidate, production] = names.map(escaped);
     let mut html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{candidate} against {production}</title><style>{STYLE}</style>\
-         <h1>{candidate} against {production}</h1>\
+        "<h1>{candidate} against {production}</h1>\
          <p>{} prompts, {} answers of each. {} of the candidate's answers and {} of production's have no counterpart and are left out.</p>",
         comparison.prompts, comparison.answers, comparison.left_out[0], comparison.left_out[1]
     );
@@ -40,8 +31,7 @@ pub fn page(comparison: &Comparison, names: [&str; 2]) -> String {
     for example in &comparison.examples {
         html.push_str(&shown(example, [&candidate, &production]));
     }
-    html.push_str("</html>\n");
-    html
+    document(&format!("{candidate} against {production}"), &html)
 }
 
 fn verdict(comparison: &Comparison) -> String {
@@ -202,8 +192,4 @@ fn shown(example: &Example, names: [&str; 2]) -> String {
         names[1],
         escaped(&example.production),
     )
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uptake_model::labels::OUTPUTS;
 use uptake_tagger::{Exchange, Tagger};
 
+use super::diagnosis::Diagnosis;
 use super::evaluation::{Figures, Scored, Thresholds};
 use crate::calibration::Threshold;
 use crate::data::{self, Example, Part, Split, Weak};
@@ -37,6 +38,9 @@ pub struct Judged {
     pub empty: usize,
     /// Judgements that say nothing about a follow-up, left out.
     pub passed_over: usize,
+    /// Where it errs; it quotes the data.
+    #[serde(skip)]
+    pub diagnosis: Option<Diagnosis>,
 }
 
 /// Exchanges that are scored between two calls of `tell`.
@@ -78,8 +82,9 @@ pub fn evaluate(tagger: &Tagger, evaluation: &Evaluation, tell: &mut dyn FnMut(u
     let thresholds: Thresholds =
         config.thresholds.iter().map(|value| Threshold { value: f64::from(*value), reached: true }).collect();
     let mut figures = scored.figures(&thresholds, &evaluation.written_sources, evaluation.split.seed);
+    let diagnosis = Some(scored.diagnosis(&thresholds));
     figures.weak = self::scored(&weak, weak_logits, tagger).weak_figures(evaluation.split.seed);
-    Ok(Judged { model: tagger.version().to_owned(), figures, empty, passed_over })
+    Ok(Judged { model: tagger.version().to_owned(), figures, empty, passed_over, diagnosis })
 }
 
 /// Examples that have text, with their calibrated scores.

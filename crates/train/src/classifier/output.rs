@@ -13,7 +13,7 @@ use uptake_tagger::{
 
 use super::evaluation::{Scored, Thresholds, cases, logits};
 use super::use_figures::base_rate;
-use super::{Epoch, Figures, Options, Prepared, card};
+use super::{Epoch, Figures, Options, Prepared, card, page};
 use crate::base::Base;
 use crate::calibration;
 use crate::error::{Error, Result};
@@ -77,6 +77,7 @@ pub(super) fn finish(
     let scored = Scored::new(prepared.examples(&prepared.test), &test, &calibration);
     let mut figures = scored.figures(&thresholds, &options.written_sources, options.seed);
     let weak = logits(&encoder, &prepared.inputs(&prepared.weak_test))?;
+    let diagnosis = scored.diagnosis(&thresholds);
     figures.weak = Scored::new(prepared.examples(&prepared.weak_test), &weak, &calibration).weak_figures(options.seed);
     let parts = Parts {
         training: prepared.training.len(),
@@ -117,6 +118,9 @@ pub(super) fn finish(
         write(&options.out.join(name), bytes)?;
     }
     write_shards(&options.out, &shards)?;
+    if let Some(report) = &options.report {
+        write(report, page(tagger.version(), history, &figures, &diagnosis).as_bytes())?;
+    }
     Ok(figures)
 }
 

@@ -86,7 +86,8 @@ fn weak() -> String {
 #[test]
 fn a_model_learns_is_written_and_served() {
     let fixture = Fixture::new();
-    let options = Options { epochs: 12, batch: 8, patience: 12, ..fixture.options("model") };
+    let report = Some(fixture.directory.path().join("model.html"));
+    let options = Options { epochs: 12, batch: 8, patience: 12, report, ..fixture.options("model") };
     let mut epochs = Vec::new();
     let figures = train(&options, &mut |event| {
         if let Event::Validated(epoch) = event {
@@ -111,6 +112,14 @@ fn a_model_learns_is_written_and_served() {
     let scores = tagger.tag(&[exchange("thanks c d"), exchange("no c d"), exchange("c d it")]).unwrap();
     let fired: Vec<Vec<&str>> = scores.iter().map(|scores| scores.firing().map(Label::name).collect()).collect();
     assert_eq!(fired, [vec!["gratitude"], vec!["negative_feedback"], vec![]]);
+
+    let page = std::fs::read_to_string(options.report.as_ref().unwrap()).unwrap();
+    for part in ["loss by pass", "reliability of dsat", "<h2>Confusions</h2>", "dsat: missed", tagger.version()] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(!page.contains("http") && !page.contains("NaN"), "it needs nothing else");
+    let names = std::fs::read_dir(&options.out).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| name != "model.html"), "it quotes the data");
 
     let card = std::fs::read_to_string(options.out.join("README.md")).unwrap();
     assert!(card.contains(tagger.version()), "{card}");
