@@ -83,7 +83,7 @@ SELECT
         WHEN looks_like_refusal(c.response) THEN 'refusal_needs_verdict'
         ELSE repair_fault(
             a.response, c.response, c.last_user_message, c.follow_up,
-            $least_topic_overlap, $least_short_overlap, $least_similarity
+            $least_topic_overlap, $least_similarity
         )
     END AS reason
 FROM complaints c

@@ -117,7 +117,7 @@ pub(crate) fn register(context: &SessionContext, tagging: &Tagging) {
         Function::fixed("message_tokens", 1, DataType::Int32, conversation::message_tokens),
         Function::fixed("prompt_fault", 1, DataType::Utf8, conversation::prompt_fault),
         Function::fixed("pair_fault", 5, DataType::Utf8, pair_fault),
-        Function::fixed("repair_fault", 7, DataType::Utf8, repair_fault),
+        Function::fixed("repair_fault", 6, DataType::Utf8, repair_fault),
         two_texts("similarity", |a, b| Some(guard::similarity(a, b))),
         Function::fixed("sketch", 1, DataType::Utf8, |arguments| {
             let texts = arrays::texts(&arguments[0])?;
@@ -192,22 +192,17 @@ fn pair_fault(arguments: &[ArrayRef]) -> Result<ArrayRef> {
     Ok(Arc::new(faults.collect::<StringArray>()))
 }
 
-/// `repair_fault(chosen, rejected, prompt, complaint, least_overlap, least_short_overlap, least_similarity)`: why an answer
-/// is no repair of an earlier one, or null; null too where there is no answer.
+/// `repair_fault(chosen, rejected, prompt, complaint, least_overlap, least_similarity)`: why an answer is no repair of an
+/// earlier one, or null; null too where there is no answer.
 fn repair_fault(arguments: &[ArrayRef]) -> Result<ArrayRef> {
     let [chosen, rejected, prompt, complaint] = [0, 1, 2, 3].map(|at| arrays::texts(&arguments[at]));
     let (chosen, rejected, prompt, complaint) = (chosen?, rejected?, prompt?, complaint?);
-    let [overlap, short_overlap, similarity] = [4, 5, 6].map(|at| arrays::numbers(&arguments[at]));
-    let (overlap, short_overlap, similarity) = (overlap?, short_overlap?, similarity?);
+    let (overlap, similarity) = (arrays::numbers(&arguments[4])?, arrays::numbers(&arguments[5])?);
     let faults = (0..chosen.len()).map(|row| {
         if chosen.is_null(row) || rejected.is_null(row) {
             return None;
         }
-        let bounds = repair::Bounds {
-            overlap: overlap.value(row),
-            short_overlap: short_overlap.value(row),
-            similarity: similarity.value(row),
-        };
+        let bounds = repair::Bounds { overlap: overlap.value(row), similarity: similarity.value(row) };
         let text = |texts: &StringArray| if texts.is_null(row) { String::new() } else { texts.value(row).to_owned() };
         repair::repair_fault(chosen.value(row), rejected.value(row), &text(&prompt), &text(&complaint), bounds)
     });
