@@ -71,6 +71,8 @@ async fn what_a_command_trained_is_described_and_registered() {
     assert_eq!((&run["engine"], &run["steps"]), (&"command".into(), &2.into()));
     assert_eq!((&run["first"]["loss"], &run["last"]["loss"]), (&0.69.into(), &0.5.into()));
     let manifest = json(&bench.data.join("manifest.json"));
+    assert!(!run["options"].to_string().contains(bench.directory.path().to_str().unwrap()), "{run}");
+    assert!(!bench.out().join("options.json").exists(), "it names paths of this machine");
     assert_eq!((&run["data"]["id"], &run["base"]["name"]), (&manifest["id"], &"some/hub-name".into()));
     assert_eq!(std::fs::read_to_string(bench.out().join("adapter_model.safetensors")).unwrap(), "dpo\n");
     let log = std::fs::read_to_string(bench.out().join("log.txt")).unwrap();

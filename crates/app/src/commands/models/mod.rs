@@ -135,9 +135,6 @@ impl Why {
 
 /// Runs the command.
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
-    if let Action::Watch(watch) = arguments.action {
-        return watch.run(context).await;
-    }
     let registry = registry(context)?;
     match arguments.action {
         Action::Add(add) => self::add(add, &registry).await,

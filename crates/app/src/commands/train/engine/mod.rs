@@ -25,6 +25,8 @@ use metrics::Metrics;
 
 /// The ready engine.
 const TRL: &str = include_str!("trl.py");
+/// The options and paths of a run, for the trainer.
+const OPTIONS: &str = "options.json";
 /// Lines of the log that an error repeats.
 const TAIL: usize = 20;
 /// How long a trainer has to end once it was told to.
@@ -119,12 +121,13 @@ impl Job {
     }
 
     fn start(&mut self) -> anyhow::Result<Child> {
-        let options = self.out.join("options.json");
+        let options = self.out.join(OPTIONS);
+        let mut told = self.options.clone();
         for (name, value) in [("data", &self.data), ("out", &self.out)] {
-            self.options[name] = json!(value);
+            told[name] = json!(value);
         }
-        self.options["base"] = json!(self.base);
-        std::fs::write(&options, serde_json::to_vec_pretty(&self.options)?)
+        told["base"] = json!(self.base);
+        std::fs::write(&options, serde_json::to_vec_pretty(&told)?)
             .with_context(|| format!("write {}", options.display()))?;
         let template = if let Some(template) = &self.command {
             template.clone()
@@ -157,7 +160,8 @@ impl Job {
         command.spawn().context("start the trainer")
     }
 
-    /// Leaves `run.json`, as our own trainer does.
+    /// Leaves `run.json`, as our own trainer does. The file that told the trainer its paths goes: where files lay on one
+    /// machine is nobody's business who gets the model.
     fn describe(&self, snapshot: &Snapshot, metrics: &Metrics, took: Duration) -> anyhow::Result<()> {
         let run = json!({
             "engine": self.engine,
@@ -171,7 +175,8 @@ impl Job {
             "last": metrics.last(),
         });
         let path = self.out.join("run.json");
-        std::fs::write(&path, serde_json::to_vec_pretty(&run)?).with_context(|| format!("write {}", path.display()))
+        std::fs::write(&path, serde_json::to_vec_pretty(&run)?).with_context(|| format!("write {}", path.display()))?;
+        std::fs::remove_file(self.out.join(OPTIONS)).context("remove the options that the trainer was given")
     }
 }
 
