@@ -16,7 +16,7 @@ const SCRIPT: &str = r#"
     server=$!
     # Ends when the test binary does, or when the server ends by itself.
     while kill -0 "$server" 2>/dev/null; do read -r -t 1 _; [ $? -gt 128 ] || break; done
-    kill -9 "$server" 2>/dev/null
+    kill "-${KEEPER_SIGNAL:-KILL}" "$server" 2>/dev/null
     wait "$server" 2>/dev/null
     rm -rf "$directory"
 "#;

@@ -5,6 +5,7 @@
 //! - [`binary`]: the real `uptake` as a process;
 //! - [`collector`]: an OpenTelemetry collector on loopback;
 //! - [`object_store`]: an S3 service on loopback, one for the whole test binary;
+//! - [`postgres`]: a real Postgres on loopback, one for the whole test binary;
 //! - [`tables`]: reading tables back;
 //! - [`wait`]: conditions with a deadline.
 
@@ -16,6 +17,7 @@ pub mod gold;
 pub mod kafka;
 mod keeper;
 pub mod object_store;
+pub mod postgres;
 pub mod tables;
 pub mod wait;
 
