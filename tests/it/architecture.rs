@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// Which crates of ours a crate may use in its normal dependencies.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("sample", &["model"]),
     ("progress", &["model"]),
@@ -15,11 +15,12 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("jobs", &["model", "progress", "lake", "tagger"]),
     ("serve", &["model", "lake"]),
     ("judge", &["model"]),
+    ("hub", &[]),
     ("train", &["model", "lake", "tagger"]),
     ("registry", &["model", "lake"]),
     (
         "app",
-        &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "registry", "serve", "train"],
+        &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "hub", "registry", "serve", "train"],
     ),
 ];
 
@@ -32,7 +33,7 @@ const OWNERS: [(&str, &[&str]); 9] = [
     ("candle-nn", &["tagger", "train"]),
     ("candle-transformers", &["tagger", "train"]),
     ("tokenizers", &["tagger", "train"]),
-    ("reqwest", &["judge"]),
+    ("reqwest", &["hub", "judge"]),
     ("anyhow", &["app"]),
 ];
 

@@ -13,6 +13,7 @@ mod demo;
 mod engine;
 mod evaluate;
 mod generate;
+mod hub;
 mod import;
 mod ingest;
 mod models;

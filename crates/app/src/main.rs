@@ -4,6 +4,7 @@
 //! 4 stopped by a signal before the work was complete ·
 //! 5 stopped by a budget before the work was complete.
 
+mod base;
 mod columns;
 mod commands;
 mod context;

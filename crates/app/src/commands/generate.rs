@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 use uptake_train::Error;
 use uptake_train::generate::{Event, Generator, Options, Output, Sampling, Summary};
 
+use crate::base;
 use crate::commands::tag::open;
 use crate::context::Context;
 use crate::progress;
@@ -31,9 +32,9 @@ pub(crate) struct Generate {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Directory of the model as Hugging Face lays it out, with tokenizer and chat template: the Llama layout (`SmolLM2`
-    /// too), Qwen2, Qwen3.
-    #[arg(long, value_name = "DIR")]
+    /// Directory of the model as Hugging Face lays it out, with tokenizer and chat template, or its name on the hub, such as
+    /// `HuggingFaceTB/SmolLM2-135M-Instruct` or `NAME@REVISION`: the Llama layout (`SmolLM2` too), Qwen2, Qwen3.
+    #[arg(long, value_name = "DIR|NAME")]
     model: PathBuf,
 
     /// Directory of an adapter in PEFT's layout, as `uptake train policy` writes it.
@@ -99,8 +100,9 @@ fn defaults() -> Options {
 
 impl Generate {
     /// Runs the command.
-    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+    pub(crate) async fn run(mut self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
+        self.model = base::find(&self.model, terminal).await?.directory;
         // It takes processor time and blocks on files: it has no business on an async thread.
         tokio::task::spawn_blocking(move || self.generate(terminal)).await?
     }

@@ -14,6 +14,7 @@ use uptake_tagger::Layout;
 use uptake_train::classifier::{self, Event, Options};
 use uptake_train::data::Weak;
 
+use crate::base;
 use crate::commands::evaluate::summary;
 use crate::context::Context;
 use crate::progress;
@@ -51,8 +52,9 @@ pub(crate) struct Classifier {
     #[arg(long, default_value = Options::default().layout.name(), value_name = "LAYOUT")]
     template: Layout,
 
-    /// Directory of the encoder: config.json, tokenizer.json, model.safetensors (BERT, as Hugging Face lays it out).
-    #[arg(long, value_name = "DIR")]
+    /// Directory of the encoder as Hugging Face lays it out (config.json, tokenizer.json, model.safetensors), or its name on
+    /// the hub, such as `BAAI/bge-small-en-v1.5` or `NAME@REVISION`: BERT, RoBERTa, XLM-R, ModernBERT.
+    #[arg(long, value_name = "DIR|NAME")]
     base: PathBuf,
 
     /// New directory for the model.
@@ -132,7 +134,19 @@ impl Train {
         if let Self::Policy(policy) = self {
             return Box::pin(policy.run(context)).await;
         }
-        tokio::task::spawn_blocking(move || match self {
+        let mut train = self;
+        let (base, origin) = match &mut train {
+            Self::Classifier(classifier) => (&mut classifier.base, &mut classifier.base_origin),
+            Self::Love(love) => love.base(),
+            Self::Policy(policy) => return Err(anyhow::anyhow!("bug: {policy:?} is trained elsewhere")),
+            Self::Reward(reward) => reward.base(),
+        };
+        let found = base::find(base, terminal).await?;
+        *base = found.directory;
+        if let Some(name) = found.origin.filter(|_| origin.is_empty()) {
+            *origin = name;
+        }
+        tokio::task::spawn_blocking(move || match train {
             Self::Classifier(classifier) => classifier.train(terminal),
             Self::Love(love) => love.train(terminal),
             Self::Policy(policy) => policy.train(terminal),

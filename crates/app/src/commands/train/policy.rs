@@ -11,6 +11,7 @@ use uptake_train::metrics::Estimate;
 use uptake_train::policy::{self, Event, Method, Options, Report, RowCounts, Truncation};
 
 use super::engine::Job;
+use crate::base;
 use crate::commands::models;
 use crate::context::{Context, Usage};
 use crate::progress;
@@ -30,9 +31,9 @@ pub(crate) struct Policy {
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
 
-    /// Directory of the base model as Hugging Face lays it out, with tokenizer and chat template: the Llama layout (`SmolLM2`
-    /// too), Qwen2, Qwen3.
-    #[arg(long, value_name = "DIR")]
+    /// Directory of the base model as Hugging Face lays it out, with tokenizer and chat template, or its name on the hub, such
+    /// as `HuggingFaceTB/SmolLM2-135M-Instruct` or `NAME@REVISION`: the Llama layout (`SmolLM2` too), Qwen2, Qwen3.
+    #[arg(long, value_name = "DIR|NAME")]
     base: PathBuf,
 
     /// Pairs to measure on that are not trained on: a published snapshot, whose test part it is, or JSON lines. Where nothing is
@@ -212,7 +213,15 @@ impl Policy {
     }
 
     /// Trains, by whomever, and registers what was made.
-    pub(super) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(mut self, context: &Context) -> anyhow::Result<ExitCode> {
+        // Other trainers know names on the hub themselves.
+        if self.engine == Engine::Native {
+            let found = base::find(&self.base, context.terminal).await?;
+            let asked = std::mem::replace(&mut self.base, found.directory);
+            if found.origin.is_some() && self.base_name.is_none() {
+                self.base_name = asked.to_str().map(|name| name.split('@').next().unwrap_or(name).to_owned());
+            }
+        }
         let (out, register, terminal) = (self.out.clone(), self.register.clone(), context.terminal);
         let snapshot = snapshot_of(&self.data);
         let code = match self.engine {

@@ -49,8 +49,9 @@ pub(crate) struct Reward {
 
 #[derive(Debug, clap::Args)]
 struct How {
-    /// Directory of the encoder: config.json, tokenizer.json, model.safetensors (BERT, as Hugging Face lays it out).
-    #[arg(long, value_name = "DIR")]
+    /// Directory of the encoder as Hugging Face lays it out (config.json, tokenizer.json, model.safetensors), or its name on
+    /// the hub, such as `BAAI/bge-small-en-v1.5` or `NAME@REVISION`: BERT, RoBERTa, XLM-R, ModernBERT.
+    #[arg(long, value_name = "DIR|NAME")]
     base: PathBuf,
 
     /// New directory for the model.
@@ -155,6 +156,11 @@ struct How {
 }
 
 impl Love {
+    /// The base model, and where it comes from.
+    pub(super) const fn base(&mut self) -> (&mut PathBuf, &mut String) {
+        (&mut self.how.base, &mut self.how.base_origin)
+    }
+
     /// Trains; says first what became of the rows, last what was measured.
     pub(super) fn train(self, terminal: bool) -> anyhow::Result<ExitCode> {
         run(&self.how.options("love", self.data, Vec::new()), terminal)
@@ -162,6 +168,11 @@ impl Love {
 }
 
 impl Reward {
+    /// The base model, and where it comes from.
+    pub(super) const fn base(&mut self) -> (&mut PathBuf, &mut String) {
+        (&mut self.how.base, &mut self.how.base_origin)
+    }
+
     /// Trains; says first what became of the rows, last what was measured.
     pub(super) fn train(self, terminal: bool) -> anyhow::Result<ExitCode> {
         run(&self.how.options("reward", self.love, self.pairs), terminal)
