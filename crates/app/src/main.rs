@@ -8,6 +8,7 @@ mod base;
 mod columns;
 mod commands;
 mod context;
+mod local_judge;
 mod pepper;
 mod progress;
 mod settings;

@@ -8,7 +8,8 @@
 //!    format that the classifier is trained from.
 //!
 //! Core types:
-//! - [`Endpoint`]: whatever completes chats; [`HttpEndpoint`] is any server that speaks OpenAI's chat completions;
+//! - [`Endpoint`]: whatever completes chats; [`HttpEndpoint`] is any server that speaks OpenAI's chat completions, others
+//!   (a model of this machine) come from the caller;
 //! - [`Judge`]: an endpoint with cache, budget, retries and bounded concurrency; every request goes through it;
 //! - [`Rubric`]: what is asked; [`Rubric::built_in`] is made from the project's labelling guide;
 //! - [`Agreement`]: how far two annotators agree, by Cohen's kappa.
@@ -44,6 +45,8 @@ pub mod summary;
 mod tally;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+pub use async_trait::async_trait;
 
 pub use agreement::{Agreement, Compared, Kappa, Readings, compare};
 pub use budget::{Budget, Exhausted, Limits, Prices};

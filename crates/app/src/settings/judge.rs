@@ -1,13 +1,16 @@
 //! Settings of `uptake annotate`: section `[judge]`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use uptake_judge::{Access, ApiKey, Cache, Error, HttpEndpoint, Judge, Limits, Options, Prices, RetryPolicy};
+use uptake_judge::{
+    Access, ApiKey, Cache, Endpoint, Error, HttpEndpoint, Judge, Limits, Options, Prices, RetryPolicy,
+};
 
 use crate::context::Usage;
+use crate::local_judge::{LocalEndpoint, SCHEME};
 use crate::settings::cache_directory;
 
 /// Where the key is looked for when nothing else is said. Not `OPENAI_API_KEY`: a key that lies about for one server must
@@ -19,9 +22,10 @@ const KEY_VARIABLE: &str = "UPTAKE_JUDGE_API_KEY";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct JudgeSettings {
-    /// Address of a server that speaks OpenAI's chat completions, for example `https://api.example.com/v1`.
+    /// Address of a server that speaks OpenAI's chat completions, for example `https://api.example.com/v1`; or
+    /// `local:DIR`, a directory with a language model as Hugging Face lays it out, which answers on this machine.
     pub(crate) endpoint: Option<String>,
-    /// The model's name there.
+    /// The model's name there. Of a local model, what its answers are signed with beside its hash; none is needed.
     pub(crate) model: Option<String>,
     /// Environment variable that holds the API key; `UPTAKE_JUDGE_API_KEY` when absent, and no key when that is not set.
     pub(crate) api_key_variable: Option<String>,
@@ -35,7 +39,7 @@ pub(crate) struct JudgeSettings {
     pub(crate) budget_money: Option<f64>,
     /// Requests in flight at once.
     pub(crate) concurrency: usize,
-    /// Longest time for one answer.
+    /// Longest time for one answer of a server.
     #[serde(with = "humantime_serde")]
     pub(crate) timeout: Duration,
     /// How often a request is repeated that failed for a passing reason.
@@ -80,21 +84,28 @@ impl JudgeSettings {
             Usage(format!("no {what}: say --{key}, or set {key} under [judge] (or {variable})"))
         };
         let base = self.endpoint.clone().ok_or_else(|| missing("endpoint", "endpoint"))?;
-        let model = self.model.clone().ok_or_else(|| missing("model", "model"))?;
-        let key = self.key(|name| std::env::var(name).ok())?;
-        let access = Access { base, model, key, timeout: self.timeout };
-        let endpoint = HttpEndpoint::new(access).map_err(usage)?;
+        let endpoint: Arc<dyn Endpoint> = if let Some(directory) = base.strip_prefix(SCHEME) {
+            Arc::new(LocalEndpoint::load(Path::new(directory), self.model.as_deref(), self.concurrency)?)
+        } else {
+            let model = self.model.clone().ok_or_else(|| missing("model", "model"))?;
+            let key = self.key(|name| std::env::var(name).ok())?;
+            Arc::new(HttpEndpoint::new(Access { base, model, key, timeout: self.timeout }).map_err(usage)?)
+        };
         let cache = match &self.cache {
             Some(directory) => directory.clone(),
             None => cache_directory("judge")?,
         };
-        Judge::new(Arc::new(endpoint), Cache::open(cache)?, self.options()).map_err(usage)
+        Judge::new(endpoint, Cache::open(cache)?, self.options()).map_err(usage)
     }
 
     /// Everything that can be said without a server, for `config check`.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if let Some(base) = self.endpoint.clone() {
+        if let Some(directory) = self.endpoint.as_deref().and_then(|endpoint| endpoint.strip_prefix(SCHEME)) {
+            if !Path::new(directory).is_dir() {
+                faults.push(format!("judge.endpoint: there is no directory `{directory}`"));
+            }
+        } else if let Some(base) = self.endpoint.clone() {
             let access = Access { base, model: String::new(), key: None, timeout: self.timeout };
             faults.extend(HttpEndpoint::new(access).err().map(|error| format!("judge.endpoint: {error}")));
         }
@@ -187,6 +198,8 @@ mod tests {
             budget_money: Some(f64::NAN),
             ..JudgeSettings::default()
         };
+        let local = JudgeSettings { endpoint: Some("local:/no/such/model".to_owned()), ..JudgeSettings::default() };
+        assert_eq!(local.faults(), ["judge.endpoint: there is no directory `/no/such/model`"]);
         let faults = wrong.faults();
         for key in ["endpoint", "concurrency", "temperature", "budget_money"] {
             assert!(faults.iter().any(|fault| fault.starts_with(&format!("judge.{key}: "))), "{key}: {faults:?}");

@@ -6,6 +6,7 @@ use super::cache::Cache;
 use super::lines::Line;
 use super::model::{Model, Piece};
 use super::sample::{Sampler, Sampling};
+use super::spelling::Held;
 use super::stop::Stops;
 use crate::error::{Error, Result};
 use crate::policy::chat::Chat;
@@ -13,10 +14,30 @@ use crate::policy::chat::Chat;
 /// Tokens of a pass: a long prompt goes through in several, so that what a pass holds is bounded.
 const PASS: usize = 512;
 
+/// Whoever asks for answers; its id is what draws depend on.
+pub(super) trait Asker {
+    fn id(&self) -> &str;
+}
+
+impl Asker for Line {
+    fn id(&self) -> &str {
+        self.id()
+    }
+}
+
+/// How answers to a prompt are made.
+#[derive(Clone, Debug)]
+pub(super) struct How {
+    pub(super) sampling: Sampling,
+    pub(super) max_new_tokens: usize,
+    /// The shape that they are held to.
+    pub(super) held: Option<Held>,
+}
+
 /// A prompt that waits for answers.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) line: Arc<Line>,
+pub(super) struct Asked<L> {
+    pub(super) line: Arc<L>,
     pub(super) tokens: Vec<u32>,
     /// Tokens that were cut off its start.
     pub(super) cut: usize,
@@ -24,16 +45,21 @@ pub(super) struct Asked {
     pub(super) serial: u64,
     /// Its samples that are still to be made.
     pub(super) samples: Vec<usize>,
+    /// What its first tokens left behind, where another prompt began with them.
+    pub(super) past: Option<Cache>,
+    pub(super) how: How,
 }
 
 /// The tokens of a whole answer.
 #[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) line: Arc<Line>,
+pub(super) struct Answered<L> {
+    pub(super) line: Arc<L>,
     pub(super) serial: u64,
     pub(super) sample: usize,
     pub(super) cut: usize,
     pub(super) tokens: Vec<u32>,
+    /// Whether it ended by itself, before it had as many tokens as it may have.
+    pub(super) ended: bool,
 }
 
 /// How far a row is.
@@ -51,8 +77,8 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Row {
-    line: Arc<Line>,
+struct Row<L> {
+    line: Arc<L>,
     /// Number of the line's first answer in the output.
     serial: u64,
     cut: usize,
@@ -62,10 +88,11 @@ struct Row {
     fed: usize,
     /// Tokens that each of its samples may come to have.
     most: usize,
+    how: How,
     stage: Stage,
 }
 
-impl Row {
+impl<L> Row<L> {
     fn samples(&self) -> usize {
         match &self.stage {
             Stage::Prompt { samples } => samples.len(),
@@ -81,29 +108,21 @@ pub(super) struct Bounds {
     pub(super) rows: usize,
     /// Tokens that they may come to have together, prompts and answers.
     pub(super) tokens: usize,
-    pub(super) max_new_tokens: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Batch<'a> {
+pub(super) struct Batch<'a, L> {
     model: &'a Model,
     chat: &'a Chat,
     stops: &'a Stops,
-    sampling: Sampling,
     bounds: Bounds,
-    rows: Vec<Row>,
+    rows: Vec<Row<L>>,
     scratch: Vec<f32>,
 }
 
-impl<'a> Batch<'a> {
-    pub(super) const fn new(
-        model: &'a Model,
-        chat: &'a Chat,
-        stops: &'a Stops,
-        sampling: Sampling,
-        bounds: Bounds,
-    ) -> Self {
-        Self { model, chat, stops, sampling, bounds, rows: Vec::new(), scratch: Vec::new() }
+impl<'a, L: Asker> Batch<'a, L> {
+    pub(super) const fn new(model: &'a Model, chat: &'a Chat, stops: &'a Stops, bounds: Bounds) -> Self {
+        Self { model, chat, stops, bounds, rows: Vec::new(), scratch: Vec::new() }
     }
 
     /// Answers under way.
@@ -113,8 +132,8 @@ impl<'a> Batch<'a> {
 
     /// Takes a prompt in with as many of its samples as there is room for, all at once where they ever could be; what is left
     /// of it comes back.
-    pub(super) fn admit(&mut self, mut asked: Asked) -> Option<Asked> {
-        let most = asked.tokens.len() + self.bounds.max_new_tokens;
+    pub(super) fn admit(&mut self, mut asked: Asked<L>) -> Option<Asked<L>> {
+        let most = asked.tokens.len() + asked.how.max_new_tokens;
         let reserved: usize = self.rows.iter().map(|row| row.samples() * row.most).sum();
         let fit = |rows: usize, tokens: usize| rows.min(tokens / most);
         // One is taken in however long it is, when it is alone.
@@ -124,14 +143,16 @@ impl<'a> Batch<'a> {
             return Some(asked);
         }
         let rest = asked.samples.split_off(ever);
+        let cache = asked.past.take().unwrap_or_else(|| Cache::new(self.model.config()));
         self.rows.push(Row {
             line: Arc::clone(&asked.line),
             serial: asked.serial,
             cut: asked.cut,
-            cache: Cache::new(self.model.config()),
+            fed: cache.tokens(),
+            cache,
             waiting: asked.tokens.clone(),
-            fed: 0,
             most,
+            how: asked.how.clone(),
             stage: Stage::Prompt { samples: std::mem::replace(&mut asked.samples, rest) },
         });
         (!asked.samples.is_empty()).then_some(asked)
@@ -141,7 +162,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// [`Error::Invalid`] where the model computes no numbers.
-    pub(super) fn step(&mut self) -> Result<Vec<Answered>> {
+    pub(super) fn step(&mut self) -> Result<Vec<Answered<L>>> {
         let mut left = PASS.max(self.rows.len());
         let (mut pieces, mut taken) = (Vec::new(), Vec::with_capacity(self.rows.len()));
         for row in &mut self.rows {
@@ -164,7 +185,7 @@ impl<'a> Batch<'a> {
                 continue;
             }
             let logits = logits.next().ok_or_else(|| Error::Bug("a row has no logits".to_owned()))?;
-            for row in self.branch(row) {
+            for row in Self::branch(row) {
                 self.advance(row, logits, &mut done)?;
             }
         }
@@ -172,9 +193,9 @@ impl<'a> Batch<'a> {
     }
 
     /// A row for each sample of a prompt that is through, with the same past.
-    fn branch(&self, row: Row) -> Vec<Row> {
+    fn branch(row: Row<L>) -> Vec<Row<L>> {
         let Stage::Prompt { samples } = &row.stage else { return vec![row] };
-        let (sampling, last) = (self.sampling, samples.len().saturating_sub(1));
+        let (sampling, last) = (row.how.sampling, samples.len().saturating_sub(1));
         let mut past = Some(row.cache);
         let branches = samples.iter().enumerate().filter_map(|(at, sample)| {
             let cache = if at == last { past.take() } else { past.clone() };
@@ -188,6 +209,7 @@ impl<'a> Batch<'a> {
                     sampler: Box::new(Sampler::new(sampling, row.line.id(), *sample)),
                     tokens: Vec::new(),
                 },
+                how: row.how.clone(),
                 ..row
             })
         });
@@ -195,19 +217,26 @@ impl<'a> Batch<'a> {
     }
 
     /// Draws a row's next token; the row stays, or its answer is whole.
-    fn advance(&mut self, mut row: Row, logits: &[f32], done: &mut Vec<Answered>) -> Result<()> {
+    fn advance(&mut self, mut row: Row<L>, logits: &[f32], done: &mut Vec<Answered<L>>) -> Result<()> {
         let Stage::Answer { sample, sampler, tokens } = &mut row.stage else {
             return Err(Error::Bug("a prompt has no answer".to_owned()));
         };
-        let token = sampler.next(logits)?;
-        tokens.push(token);
-        if tokens.len() < self.bounds.max_new_tokens && !self.stops.ended(self.chat, tokens)? {
+        let (token, ended) = if let Some(held) = &mut row.how.held {
+            let token = sampler.next_held(logits, held)?;
+            tokens.push(token);
+            (token, held.advance(token)?)
+        } else {
+            let token = sampler.next(logits)?;
+            tokens.push(token);
+            (token, self.stops.ended(self.chat, tokens)?)
+        };
+        if tokens.len() < row.how.max_new_tokens && !ended {
             (row.waiting, row.fed) = (vec![token], 0);
             self.rows.push(row);
             return Ok(());
         }
         let (sample, tokens) = (*sample, std::mem::take(tokens));
-        done.push(Answered { line: row.line, serial: row.serial + sample as u64, sample, cut: row.cut, tokens });
+        done.push(Answered { line: row.line, serial: row.serial + sample as u64, sample, cut: row.cut, tokens, ended });
         Ok(())
     }
 }

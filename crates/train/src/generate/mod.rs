@@ -6,6 +6,7 @@
 //!   next prompt enters. The samples of a prompt share one pass over it.
 //! - `sample`: the likeliest token, or one drawn by temperature, top-k and top-p.
 //! - `stop`: end tokens, and texts that end an answer.
+//! - `respond`: questions as they come, with answers that are held to a JSON schema (`shape`, `spelling`).
 //! - `lines`, `part`: JSON lines in and out, continued after a kill.
 //!
 //! A module of its own beside [`crate::decoder`], which is for training: that one packs whole sequences, keeps what a
@@ -20,7 +21,10 @@ mod cache;
 mod lines;
 mod model;
 mod part;
+mod respond;
 mod sample;
+mod shape;
+mod spelling;
 mod stop;
 mod tile;
 
@@ -34,14 +38,16 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::decoder::{BaseFiles, DecoderConfig, merge};
+use crate::decoder::{BaseFiles, BaseWeights, DecoderConfig, merge};
 use crate::error::{Error, Result};
 use crate::policy::chat::Chat;
 
+pub use crate::rows::Message;
+pub use respond::{Deliver, Question, Refusal, Responder, Response};
 pub use sample::Sampling;
 pub use stop::Finish;
 
-use batch::{Answered, Asked, Batch, Bounds};
+use batch::{Answered, Asked, Batch, Bounds, How};
 use lines::{Answer, Line, Lines};
 use model::Model;
 use part::Part;
@@ -199,19 +205,12 @@ impl Generator {
         let chat = Chat::new(&base, config.vocabulary)?;
         let stops = Stops::new(&base, &chat, &options.stop)?;
         let mut weights = base.weights()?;
-        let mut hash = Sha256::new();
-        let template = base.template.as_deref().unwrap_or_default();
-        let generation = base.generation.as_deref().unwrap_or_default();
-        for part in [&base.config, &base.tokenizer, &base.tokenizer_config, template.as_bytes(), generation] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        hash.update(&weights.hash);
+        let hash = content_hash(&base, &weights);
         let adapter =
             options.adapter.as_deref().map(|directory| merge(directory, &mut weights, &config)).transpose()?;
         let settings = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "model": format!("{:x}", hash.finalize()),
+            "model": hash,
             "adapter": adapter,
             "options": options,
         });
@@ -301,6 +300,19 @@ impl Generator {
     }
 }
 
+/// SHA-256 over all files of a model that decide over its answers, hexadecimal.
+fn content_hash(base: &BaseFiles, weights: &BaseWeights) -> String {
+    let mut hash = Sha256::new();
+    let template = base.template.as_deref().unwrap_or_default();
+    let generation = base.generation.as_deref().unwrap_or_default();
+    for part in [&base.config, &base.tokenizer, &base.tokenizer_config, template.as_bytes(), generation] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.update(&weights.hash);
+    format!("{:x}", hash.finalize())
+}
+
 enum Sink<'a> {
     Part(Part),
     Stream(&'a mut dyn Write),
@@ -325,9 +337,8 @@ struct Run<'a> {
 impl Run<'_> {
     fn run(mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Summary> {
         let generator = self.generator;
-        let Options { rows, tokens, max_new_tokens, sampling, .. } = generator.options;
-        let bounds = Bounds { rows, tokens, max_new_tokens };
-        let mut batch = Batch::new(&generator.model, &generator.chat, &generator.stops, sampling, bounds);
+        let Options { rows, tokens, .. } = generator.options;
+        let mut batch = Batch::new(&generator.model, &generator.chat, &generator.stops, Bounds { rows, tokens });
         let started = Instant::now();
         let mut waiting = self.read(tell)?;
         loop {
@@ -363,7 +374,8 @@ impl Run<'_> {
     }
 
     /// The next prompt that has samples left to make; nothing at the end, also where reading failed.
-    fn read(&mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Option<Asked>> {
+    fn read(&mut self, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Option<Asked<Line>>> {
+        let Options { max_new_tokens, sampling, .. } = self.generator.options;
         while self.failed.is_none() {
             match self.generator.asked(&mut self.lines) {
                 Ok(Some((line, tokens, cut))) => {
@@ -372,7 +384,9 @@ impl Run<'_> {
                     self.serial += self.generator.options.samples as u64;
                     let samples = self.missing(&line)?;
                     if !samples.is_empty() {
-                        return Ok(Some(Asked { line: Arc::new(line), tokens, cut, serial, samples }));
+                        let how = How { sampling, max_new_tokens, held: None };
+                        let line = Arc::new(line);
+                        return Ok(Some(Asked { line, tokens, cut, serial, samples, past: None, how }));
                     }
                 }
                 Ok(None) => return Ok(None),
@@ -405,8 +419,8 @@ impl Run<'_> {
     }
 
     /// Makes a row of an answer.
-    fn keep(&mut self, answered: &Answered) -> Result<()> {
-        let Answered { line, serial, sample, cut, tokens } = answered;
+    fn keep(&mut self, answered: &Answered<Line>) -> Result<()> {
+        let Answered { line, serial, sample, cut, tokens, .. } = answered;
         let (response, finish) = self.generator.stops.text(&self.generator.chat, tokens)?;
         let token_ids = self.generator.options.token_ids;
         let answer = Answer { line, sample: *sample, response: &response, finish, tokens, token_ids, cut: *cut };

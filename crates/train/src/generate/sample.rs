@@ -6,6 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use uptake_tagger::kernels;
 
+use super::spelling::Held;
 use crate::error::{Error, Result};
 
 /// How tokens are drawn.
@@ -61,6 +62,26 @@ impl Sampler {
         }
         let drawn = if self.sampling.temperature > 0.0 { self.draw(logits) } else { best };
         u32::try_from(drawn).map_err(|_| Error::Bug("a vocabulary is too large".to_owned()))
+    }
+
+    /// The next token of an answer that is held to a shape.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the logits are no numbers, or no token may come.
+    pub(super) fn next_held(&mut self, logits: &[f32], held: &Held) -> Result<u32> {
+        let best = held.likeliest(logits)?;
+        if self.sampling.temperature <= 0.0 {
+            return Ok(best);
+        }
+        let masked = held.masked(logits);
+        let drawn = self.draw(&masked);
+        // The softmax leaves a trace of a chance to what has none.
+        let may = masked.get(drawn).is_some_and(|logit| logit.is_finite());
+        if may {
+            u32::try_from(drawn).map_err(|_| Error::Bug("a vocabulary is too large".to_owned()))
+        } else {
+            Ok(best)
+        }
     }
 
     fn draw(&mut self, logits: &[f32]) -> usize {

@@ -140,6 +140,17 @@ impl Chat {
         self.end_token
     }
 
+    /// Every token of the model's own vocabulary, as it stands in the file.
+    pub(crate) fn vocabulary(&self) -> impl Iterator<Item = (String, u32)> {
+        self.tokenizer.get_vocab(false).into_iter()
+    }
+
+    /// Tokens that were added to it; of those that are no control tokens, the text.
+    pub(crate) fn added(&self) -> impl Iterator<Item = (u32, Option<String>)> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        added.into_iter().map(|(id, token)| (id, (!token.special).then_some(token.content)))
+    }
+
     /// Tokens of a prompt up to the marker of the coming answer, or the reason why there are none.
     pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, &'static str> {
         if messages.iter().any(|message| self.forges(message)) {

@@ -29,7 +29,8 @@ const BUDGET: u8 = 5;
 /// that rubric. The labels are what `uptake train classifier` reads. `score` also works at once, with the built-in rubric.
 ///
 /// The API key comes from the environment variable `UPTAKE_JUDGE_API_KEY`, or the one that `api_key_variable` under [judge]
-/// names. Whatever is asked about goes to the endpoint: choose one that may see your users' words.
+/// names. Whatever is asked about goes to the endpoint: choose one that may see your users' words. With `--endpoint local:DIR`
+/// a language model in a directory of this machine answers, and nothing is sent out.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Annotate {
     Reasons(reasons::Reasons),
@@ -41,11 +42,13 @@ pub(crate) enum Annotate {
 /// Which model is asked, and what that may cost. Each wins over the setting of the same name under [judge].
 #[derive(Debug, Args)]
 pub(crate) struct EndpointArguments {
-    /// Address of a server that speaks OpenAI's chat completions, for example <https://api.example.com/v1>.
+    /// Address of a server that speaks OpenAI's chat completions, for example <https://api.example.com/v1>; or `local:DIR`, a
+    /// directory with a language model as Hugging Face lays it out (the Llama layout, Qwen2, Qwen3), which answers on this
+    /// machine. Its answers are held to the asked JSON by what it may write.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
 
-    /// The model's name there.
+    /// The model's name there; of a local model, what its answers are signed with beside a hash of its files.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -57,7 +60,7 @@ pub(crate) struct EndpointArguments {
     #[arg(long, value_name = "AMOUNT")]
     budget_money: Option<f64>,
 
-    /// Requests in flight at once.
+    /// Requests in flight at once; a local model answers so many together.
     #[arg(long, value_name = "N")]
     concurrency: Option<usize>,
 
