@@ -11,6 +11,7 @@ use uptake_model::labels::OUTPUTS;
 use crate::error::{Error, Result};
 use crate::input::Input;
 use crate::kernels::{self, Norm};
+use crate::modern;
 use crate::settings::{EncoderConfig, WEIGHTS_FILE};
 
 /// A dense layer: weight `[in, out]` and bias `[out]`.
@@ -30,22 +31,39 @@ struct Layer {
     feed_norm: Norm,
 }
 
-/// A BERT encoder with a head of one dense layer on the first token's state beside the mean of all.
+/// An encoder of BERT's kind (see [`crate::settings::MODEL_TYPES`]) with a head of one dense layer on the first token's state beside the mean of all.
 #[derive(Debug)]
 pub struct Encoder {
     heads: usize,
     width: usize,
     words: Vec<f32>,
-    positions: Vec<f32>,
-    segments: Vec<f32>,
     norm: Norm,
-    layers: Vec<Layer>,
+    body: Body,
     head_weight: Vec<f32>,
     head_bias: Vec<f32>,
 }
 
+/// What types of encoders differ in.
+#[derive(Debug)]
+enum Body {
+    Bert {
+        /// Row of the first token's position.
+        first_position: usize,
+        /// Segment of the tokens after the first one's.
+        later_segment: usize,
+        positions: Vec<f32>,
+        segments: Vec<f32>,
+        layers: Vec<Layer>,
+    },
+    Modern {
+        longest: usize,
+        layers: Vec<modern::Layer>,
+        norm: Norm,
+    },
+}
+
 impl Encoder {
-    /// Takes the weights by their Hugging Face names (with or without `bert.` before them), and the head as
+    /// Takes the weights by their Hugging Face names (with or without `bert.`, `roberta.` or `model.` before them), and the head as
     /// `classifier.weight` `[20, 2 · hidden]` and `classifier.bias`; `f32`, `f16` or `bf16`.
     ///
     /// # Errors
@@ -61,16 +79,26 @@ impl Encoder {
     pub fn with_outputs(config: &EncoderConfig, weights: &HashMap<String, Tensor>, outputs: usize) -> Result<Self> {
         let source = Weights { weights, epsilon: config.layer_norm_eps };
         let width = config.hidden_size;
-        let layers = (0..config.num_hidden_layers).map(|index| Layer::new(&source, config, index));
+        let words = if config.modern.is_some() { "tok_embeddings" } else { "word_embeddings" };
+        let words = source.values(&format!("embeddings.{words}.weight"), &[config.vocab_size, width])?;
+        let (norm, body) = if let Some(modern) = &config.modern {
+            let layers = modern.layers.iter().enumerate();
+            let layers = layers.map(|(index, sight)| modern::Layer::new(&source, config, index, *sight));
+            let body = Body::Modern {
+                longest: config.longest(),
+                layers: layers.collect::<Result<_>>()?,
+                norm: source.gain("final_norm", width)?,
+            };
+            (source.gain("embeddings.norm", width)?, body)
+        } else {
+            (source.norm("embeddings.LayerNorm", width)?, Body::bert(&source, config)?)
+        };
         Ok(Self {
             heads: config.num_attention_heads,
             width,
-            words: source.values("embeddings.word_embeddings.weight", &[config.vocab_size, width])?,
-            positions: source
-                .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, width])?,
-            segments: source.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?,
-            norm: source.norm("embeddings.LayerNorm", width)?,
-            layers: layers.collect::<Result<_>>()?,
+            words,
+            norm,
+            body,
             head_weight: source.values("classifier.weight", &[outputs, 2 * width])?,
             head_bias: source.values("classifier.bias", &[outputs])?,
         })
@@ -103,8 +131,19 @@ impl Encoder {
             })
             .collect();
         let mut state = self.embed(batch, end)?;
-        for layer in &self.layers {
-            state = layer.forward(&state, &ends, self.heads, self.width / self.heads)?;
+        let (heads, head_width) = (self.heads, self.width / self.heads);
+        match &self.body {
+            Body::Bert { layers, .. } => {
+                for layer in layers {
+                    state = layer.forward(&state, &ends, heads, head_width)?;
+                }
+            }
+            Body::Modern { layers, norm, .. } => {
+                for layer in layers {
+                    state = layer.forward(&state, &ends, heads, head_width)?;
+                }
+                state = modern::normalised(&state, norm)?;
+            }
         }
         let (storage, layout) = state.storage_and_layout();
         let candle_core::Storage::Cpu(storage) = &*storage else {
@@ -122,17 +161,20 @@ impl Encoder {
                 return Err(Error::Bug("an input has no tokens"));
             }
             for (position, token) in input.tokens.iter().enumerate() {
-                let segment = usize::from(position >= input.first_segment);
                 let word = row(&self.words, *token as usize, width);
-                let place = row(&self.positions, position, width);
-                let (Some(word), Some(place), Some(segment)) = (word, place, row(&self.segments, segment, width))
-                else {
+                let added = self.body.added(position, position >= input.first_segment, width);
+                let (Some(word), Some(added)) = (word, added) else {
                     return Err(Error::Bug("an input does not fit the encoder's vocabulary or positions"));
                 };
-                for (out, ((word, place), segment)) in
-                    into.next().into_iter().flatten().zip(word.iter().zip(place).zip(segment))
-                {
-                    *out = word + place + segment;
+                let into = into.next().unwrap_or_default();
+                match added {
+                    Some((place, segment)) => {
+                        for (out, ((word, place), segment)) in into.iter_mut().zip(word.iter().zip(place).zip(segment))
+                        {
+                            *out = word + place + segment;
+                        }
+                    }
+                    None => into.copy_from_slice(word),
                 }
             }
         }
@@ -173,6 +215,33 @@ fn row(table: &[f32], index: usize, width: usize) -> Option<&[f32]> {
     table.get(index.checked_mul(width)?..index.checked_add(1)?.checked_mul(width)?)
 }
 
+impl Body {
+    fn bert(source: &Weights<'_>, config: &EncoderConfig) -> Result<Self> {
+        let width = config.hidden_size;
+        let layers = (0..config.num_hidden_layers).map(|index| Layer::new(source, config, index));
+        Ok(Self::Bert {
+            first_position: config.first_position(),
+            later_segment: config.later_segment(),
+            positions: source
+                .values("embeddings.position_embeddings.weight", &[config.max_position_embeddings, width])?,
+            segments: source.values("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, width])?,
+            layers: layers.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Rows that a token's own is added to, those of its position and its segment, where there are such; nothing for a
+    /// position that the encoder does not take.
+    fn added(&self, position: usize, later: bool, width: usize) -> Option<Option<(&[f32], &[f32])>> {
+        match self {
+            Self::Bert { first_position, later_segment, positions, segments, .. } => {
+                let place = row(positions, first_position + position, width)?;
+                Some(Some((place, row(segments, if later { *later_segment } else { 0 }, width)?)))
+            }
+            Self::Modern { longest, .. } => (position < *longest).then_some(None),
+        }
+    }
+}
+
 impl Layer {
     fn new(source: &Weights<'_>, config: &EncoderConfig, index: usize) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
@@ -194,7 +263,7 @@ impl Layer {
     fn forward(&self, state: &Tensor, ends: &[usize], heads: usize, head_width: usize) -> Result<Tensor> {
         let projected = state.matmul(&self.attention.weight)?;
         projected.inplace_op1(&AddBias(&self.attention.bias))?;
-        let context = projected.apply_op1_no_bwd(&Attention { ends, heads, head_width })?;
+        let context = projected.apply_op1_no_bwd(&Attention { ends, heads, head_width, window: None })?;
         let attended = context.matmul(&self.attention_out.weight)?;
         attended.inplace_op2(state, &Close { bias: &self.attention_out.bias, norm: &self.attention_norm })?;
         let inner = attended.matmul(&self.feed_in.weight)?;
@@ -206,14 +275,14 @@ impl Layer {
 }
 
 /// Weights by name, checked as they are taken.
-struct Weights<'a> {
+pub(crate) struct Weights<'a> {
     weights: &'a HashMap<String, Tensor>,
     epsilon: f64,
 }
 
 impl Weights<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let found = self.weights.get(name).or_else(|| self.weights.get(&format!("bert.{name}")));
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let found = EncoderConfig::find(self.weights, name);
         let tensor = found.ok_or_else(|| Error::model(WEIGHTS_FILE, format!("`{name}` is missing")))?;
         if tensor.dims() != shape {
             return Err(Error::model(
@@ -248,24 +317,26 @@ impl Weights<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm> {
+        let norm = self.gain(name, width)?;
+        Ok(Norm { offset: self.values(&format!("{name}.bias"), &[width])?, ..norm })
+    }
+
+    /// A normalisation without offset.
+    pub(crate) fn gain(&self, name: &str, width: usize) -> Result<Norm> {
         #[expect(clippy::cast_possible_truncation, reason = "single precision is what the layer computes in")]
         let epsilon = self.epsilon as f32;
-        Ok(Norm {
-            gain: self.values(&format!("{name}.weight"), &[width])?,
-            offset: self.values(&format!("{name}.bias"), &[width])?,
-            epsilon,
-        })
+        Ok(Norm { gain: self.values(&format!("{name}.weight"), &[width])?, offset: vec![0.0; width], epsilon })
     }
 }
 
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
         _ => candle_core::bail!("a contiguous f32 tensor is needed"),
     }
 }
 
-fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
+pub(crate) fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
         _ => candle_core::bail!("a contiguous f32 tensor is needed"),
@@ -322,10 +393,12 @@ impl InplaceOp2 for Close<'_> {
     }
 }
 
-struct Attention<'a> {
-    ends: &'a [usize],
-    heads: usize,
-    head_width: usize,
+pub(crate) struct Attention<'a> {
+    pub(crate) ends: &'a [usize],
+    pub(crate) heads: usize,
+    pub(crate) head_width: usize,
+    /// Tokens to either side that a token sees; all where absent.
+    pub(crate) window: Option<usize>,
 }
 
 impl CustomOp1 for Attention<'_> {
@@ -334,9 +407,14 @@ impl CustomOp1 for Attention<'_> {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let context = kernels::attention(values(storage, layout)?, self.ends, self.heads, self.head_width);
+        let qkv = values(storage, layout)?;
+        let context = kernels::attention_within(qkv, self.ends, self.heads, self.head_width, self.window);
         let width = self.heads * self.head_width;
         let shape = Shape::from((context.len() / width, width));
         Ok((CpuStorage::F32(context), shape))
     }
 }
+
+#[cfg(test)]
+#[path = "encoder_tests.rs"]
+mod tests;

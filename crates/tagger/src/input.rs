@@ -37,12 +37,6 @@ const REPEATED: Window = Window::End(400);
 /// `[CLS]` and three `[SEP]`.
 const SPECIAL_TOKENS: usize = 4;
 
-/// Reserved tokens of the vocabulary that stand for the marks: BERT's vocabularies hold `[unused0]` to `[unused98]` at
-/// least, which no text becomes.
-fn mark_name(index: usize) -> String {
-    format!("[unused{}]", index + 1)
-}
-
 /// Marks of [`Layout::Related`], by their place among the reserved tokens.
 const LAST_USER_MARKS: usize = 0;
 const EARLIER_MARKS: usize = LAST_USER_MARKS + Relation::COUNT;
@@ -64,15 +58,14 @@ impl Template {
     /// Reads a `tokenizer.json` whose ids must fit `vocabulary`; inputs get at most `max_tokens` tokens.
     ///
     /// # Errors
-    /// [`Error::Model`](crate::Error::Model) where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]`, `[SEP]` or a mark
-    /// of the layout.
+    /// [`Error::Model`](crate::Error::Model) where it is no tokenizer, has more tokens than `vocabulary`, or lacks `[CLS]`, `[SEP]`
+    /// (or `<s>`, `</s>`) or a mark of the layout.
     pub fn parse(tokenizer: &[u8], vocabulary: usize, max_tokens: usize, layout: Layout) -> Result<Self> {
         let tokenizer = TextTokenizer::parse(tokenizer, vocabulary)?;
-        let special = |token: &str| tokenizer.special(token);
-        let (classify, separate) = (special("[CLS]")?, special("[SEP]")?);
+        let (classify, separate) = tokenizer.frame()?;
         let marks = match layout {
             Layout::FollowUp => Vec::new(),
-            Layout::Related => (0..MARKS).map(|index| special(&mark_name(index))).collect::<Result<_>>()?,
+            Layout::Related => (0..MARKS).map(|index| tokenizer.mark(index)).collect::<Result<_>>()?,
         };
         Ok(Self { tokenizer, classify, separate, marks, max_tokens })
     }

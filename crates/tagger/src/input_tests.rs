@@ -89,7 +89,8 @@ fn the_related_layout_marks_relations_and_shows_the_earlier_message_that_is_like
 #[test]
 fn marks_are_reserved_tokens_that_no_text_becomes() {
     let template = template(32, Layout::Related);
-    let marks: Vec<u32> = (0..MARKS).map(|index| template.tokenizer.special(&mark_name(index)).unwrap()).collect();
+    let marks: Vec<u32> =
+        (0..MARKS).map(|index| template.tokenizer.special(&format!("[unused{}]", index + 1)).unwrap()).collect();
     let exchange = Exchange::alone("", "so", "[unused1] [unused20] unused3");
     let input = template.encode(&exchange).unwrap().unwrap();
     assert_eq!(input.tokens.iter().filter(|token| marks.contains(token)).count(), 3);

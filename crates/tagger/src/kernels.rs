@@ -8,7 +8,12 @@
 
 #![expect(clippy::inline_always, reason = "what is not compiled into the dispatched loop is not vectorised")]
 
+mod modern;
+
 use pulp::{Arch, Simd, WithSimd};
+
+pub use modern::rotations;
+pub(crate) use modern::{gated_gelu, rotate};
 
 /// Lanes of a block: four vectors of 512 bits, so that additions of one block do not wait for each other.
 const LANES: usize = 64;
@@ -192,9 +197,15 @@ pub fn sum_of(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 /// Multi-head attention over packed sequences.
 ///
 /// `qkv` holds a row per token: queries, keys and values of all heads, each `heads · head_width` wide. `ends` are the
-/// sequences' ends in tokens, rising; tokens see only their own sequence. The result has a row of `heads · head_width`
-/// per token.
-pub(crate) fn attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: usize) -> Vec<f32> {
+/// sequences' ends in tokens, rising; tokens see only their own sequence, and of it so many tokens to either side as the
+/// `window` has. The result has a row of `heads · head_width` per token.
+pub(crate) fn attention_within(
+    qkv: &[f32],
+    ends: &[usize],
+    heads: usize,
+    head_width: usize,
+    window: Option<usize>,
+) -> Vec<f32> {
     let width = heads * head_width;
     let mut context = vec![0.0; qkv.len() / 3];
     let mut scratch = Scratch::default();
@@ -203,7 +214,8 @@ pub(crate) fn attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: u
         let tokens = &qkv[start * 3 * width..end * 3 * width];
         let out = &mut context[start * width..end * width];
         for head in 0..heads {
-            let view = Head { tokens, offset: head * head_width, width, columns: head_width };
+            let window = window.unwrap_or(usize::MAX);
+            let view = Head { tokens, offset: head * head_width, width, columns: head_width, window };
             vectorised(
                 #[inline(always)]
                 || view.attend(out, &mut scratch),
@@ -231,6 +243,7 @@ struct Head<'a> {
     offset: usize,
     width: usize,
     columns: usize,
+    window: usize,
 }
 
 impl Head<'_> {
@@ -243,12 +256,16 @@ impl Head<'_> {
         scratch.weights.clear();
         scratch.weights.resize(padded, 0.0);
         let scale = 1.0 / (self.columns as f32).sqrt();
-        for (row, out) in self.tokens.chunks_exact(row_width).zip(out.chunks_exact_mut(self.width)) {
+        let rows = self.tokens.chunks_exact(row_width).zip(out.chunks_exact_mut(self.width));
+        for (place, (row, out)) in rows.enumerate() {
             let query = &row[self.offset..self.offset + self.columns];
             scores(query, scale, &scratch.keys, &mut scratch.weights);
-            let weights = &mut scratch.weights[..length];
+            let from = place.saturating_sub(self.window);
+            let to = place.saturating_add(self.window).saturating_add(1).min(length);
+            let weights = &mut scratch.weights[from..to];
             softmax(weights);
-            mix(weights, &scratch.values, &mut out[self.offset..self.offset + self.columns]);
+            let values = &scratch.values[from * self.columns..to * self.columns];
+            mix(weights, values, &mut out[self.offset..self.offset + self.columns]);
         }
     }
 

@@ -37,7 +37,8 @@ fn gelu_is_close_to_candles() {
 
 /// The textbook's attention, one number after the other, in double precision.
 #[expect(clippy::cast_possible_truncation, reason = "the result is compared in single precision")]
-fn plain_attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: usize) -> Vec<f32> {
+fn plain_attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: usize, window: usize) -> Vec<f32> {
+    let sees = |i: usize, j: usize| i.abs_diff(j) <= window;
     let width = heads * head_width;
     let at = |token: usize, part: usize, head: usize, d: usize| {
         f64::from(qkv[token * 3 * width + part * width + head * head_width + d])
@@ -49,7 +50,8 @@ fn plain_attention(qkv: &[f32], ends: &[usize], heads: usize, head_width: usize)
             for i in start..end {
                 let weights: Vec<f64> = (start..end)
                     .map(|j| (0..head_width).map(|d| at(i, 0, head, d) * at(j, 1, head, d)).sum::<f64>())
-                    .map(|dot| (dot / (head_width as f64).sqrt()).exp())
+                    .zip(start..end)
+                    .map(|(dot, j)| if sees(i, j) { (dot / (head_width as f64).sqrt()).exp() } else { 0.0 })
                     .collect();
                 let total: f64 = weights.iter().sum();
                 for d in 0..head_width {
@@ -76,8 +78,10 @@ fn attention_is_the_textbooks_whatever_the_lengths() {
             })
             .collect();
         let qkv = random(seed, ends.last().unwrap() * 3 * heads * head_width);
-        let expected = plain_attention(&qkv, &ends, heads, head_width);
-        near(&attention(&qkv, &ends, heads, head_width), &expected, 2e-6);
+        for window in [None, Some(0), Some(3), Some(40)] {
+            let expected = plain_attention(&qkv, &ends, heads, head_width, window.unwrap_or(usize::MAX));
+            near(&attention_within(&qkv, &ends, heads, head_width, window), &expected, 2e-6);
+        }
     }
 }
 

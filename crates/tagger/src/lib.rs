@@ -26,6 +26,7 @@ mod files;
 mod input;
 pub mod kernels;
 pub mod lines;
+mod modern;
 mod relation;
 mod scores;
 mod settings;
@@ -42,10 +43,11 @@ pub use error::{Error, ErrorKind, Result};
 pub use exchange::{EARLIER, Exchange, LOOKED_AT, Message, Role};
 pub use files::{ModelFiles, read_shards, read_weights, weight_files};
 pub use input::{Input, Template};
+pub use modern::{Modern, Sight};
 pub use scores::Scores;
 pub use settings::{
-    CONFIG_FILE, Calibration, EncoderConfig, Golden, Layout, TAGGER_FILE, TOKENIZER_FILE, TaggerConfig, WEIGHTS_FILE,
-    WEIGHTS_INDEX_FILE,
+    CONFIG_FILE, Calibration, EncoderConfig, Golden, Layout, MODEL_TYPES, TAGGER_FILE, TOKENIZER_FILE, TaggerConfig,
+    WEIGHTS_FILE, WEIGHTS_INDEX_FILE,
 };
 pub use tagger::{Options, Tagger};
 pub use texts::TextTokenizer;

@@ -1,6 +1,7 @@
 //! What the files beside the weights say: `config.json` (the encoder's shape, as Hugging Face writes it) and
 //! `tagger.json` (ours: outputs, calibration, thresholds, golden logits).
 
+use std::collections::HashMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use uptake_model::labels::{OUTPUTS, output_name};
 
 use crate::error::{Error, Result};
 use crate::exchange::Exchange;
+use crate::modern::{self, Modern};
 
 /// File name of [`EncoderConfig`].
 pub const CONFIG_FILE: &str = "config.json";
@@ -57,10 +59,14 @@ impl FromStr for Layout {
     }
 }
 
-/// Shape of a BERT encoder, in Hugging Face's names. Fields that do not matter here are passed over.
+/// Types of encoders that are served, by the `model_type` of their `config.json`. `RoBERTa` and XLM-R are BERT but for where
+/// positions begin, the number of segment types and their special tokens.
+pub const MODEL_TYPES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "modernbert"];
+
+/// Shape of an encoder, in Hugging Face's names. Fields that do not matter here are passed over.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EncoderConfig {
-    /// Must be `bert`.
+    /// One of [`MODEL_TYPES`].
     pub model_type: String,
     /// Size of the token vocabulary.
     pub vocab_size: usize,
@@ -72,10 +78,13 @@ pub struct EncoderConfig {
     pub num_attention_heads: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Longest input in tokens.
+    /// Rows of the table of positions; [`EncoderConfig::longest`] of them are used.
     pub max_position_embeddings: usize,
-    /// Number of segment types; two are needed.
+    /// Number of segment types. BERT has two; where there is one, all tokens are of it.
     pub type_vocab_size: usize,
+    /// The token that pads. `RoBERTa`'s positions begin after its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pad_token_id: Option<usize>,
     /// Must be `gelu` (the exact one, by the error function).
     pub hidden_act: String,
     /// Added to the variance in layer normalisation.
@@ -83,6 +92,14 @@ pub struct EncoderConfig {
     /// Must be `absolute` where given.
     #[serde(default = "absolute")]
     pub position_embedding_type: String,
+    /// What a `modernbert` has that others have not.
+    #[serde(skip)]
+    pub modern: Option<Modern>,
+}
+
+/// The types that are served, in a sentence.
+fn served() -> String {
+    MODEL_TYPES.map(|name| format!("`{name}`")).join(", ")
 }
 
 fn absolute() -> String {
@@ -95,24 +112,72 @@ impl EncoderConfig {
     /// # Errors
     /// [`Error::Model`] where it is not JSON or describes an encoder that is not served here.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        let config: Self = serde_json::from_slice(json)
-            .map_err(|error| Error::model(CONFIG_FILE, format!("{error}; a BERT encoder's config.json is needed")))?;
+        #[derive(Deserialize)]
+        struct Typed {
+            model_type: String,
+        }
+        let wrong = |error: serde_json::Error| {
+            Error::model(CONFIG_FILE, format!("{error}; an encoder's config.json is needed ({})", served()))
+        };
+        // First: other types have other fields, and to miss one of BERT's there says nothing.
+        let Typed { model_type } = serde_json::from_slice(json).map_err(wrong)?;
+        if !MODEL_TYPES.contains(&model_type.as_str()) {
+            return Err(Error::model(CONFIG_FILE, format!("model_type is `{model_type}`, served are {}", served())));
+        }
+        let config: Self = if model_type == "modernbert" {
+            modern::parse(json)?
+        } else {
+            serde_json::from_slice(json).map_err(wrong)?
+        };
         config.check()?;
         Ok(config)
     }
 
-    /// Names (Hugging Face's, without `bert.`) and shapes of the weights that serving reads, those of a head with so many
+    /// Row of the table of positions that the first token gets.
+    #[must_use]
+    pub fn first_position(&self) -> usize {
+        // As fairseq counted: what pads has the position of its own id, texts those after it.
+        if self.model_type.ends_with("roberta") { self.pad_token_id.unwrap_or(1) + 1 } else { 0 }
+    }
+
+    /// Longest input in tokens.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.max_position_embeddings.saturating_sub(self.first_position())
+    }
+
+    /// Segment type of the tokens after the first segment.
+    #[must_use]
+    pub const fn later_segment(&self) -> usize {
+        if self.type_vocab_size > 1 { 1 } else { 0 }
+    }
+
+    /// A weight by its name as [`EncoderConfig::weight_shapes`] has it, of weights that may be those of a larger model, where
+    /// the encoder is one part.
+    #[must_use]
+    pub fn find<'a, T>(weights: &'a HashMap<String, T>, name: &str) -> Option<&'a T> {
+        let within = |part: &str| weights.get(&format!("{part}.{name}"));
+        weights.get(name).or_else(|| ["bert", "roberta", "model"].into_iter().find_map(within))
+    }
+
+    /// Names (Hugging Face's, without `bert.`, `roberta.` or `model.`) and shapes of the weights that serving reads, those of a head with so many
     /// outputs included.
     #[must_use]
     pub fn weight_shapes(&self, outputs: usize) -> Vec<(String, Vec<usize>)> {
         let (width, inner) = (self.hidden_size, self.intermediate_size);
+        let head =
+            [("classifier.weight".to_owned(), vec![outputs, 2 * width]), ("classifier.bias".to_owned(), vec![outputs])];
+        if self.modern.is_some() {
+            let mut shapes = modern::weight_shapes(self);
+            shapes.extend(head);
+            return shapes;
+        }
         let mut shapes = vec![
             ("embeddings.word_embeddings.weight".to_owned(), vec![self.vocab_size, width]),
             ("embeddings.position_embeddings.weight".to_owned(), vec![self.max_position_embeddings, width]),
             ("embeddings.token_type_embeddings.weight".to_owned(), vec![self.type_vocab_size, width]),
-            ("classifier.weight".to_owned(), vec![outputs, 2 * width]),
-            ("classifier.bias".to_owned(), vec![outputs]),
         ];
+        shapes.extend(head);
         let mut norms = vec!["embeddings.LayerNorm".to_owned()];
         for layer in 0..self.num_hidden_layers {
             let prefix = format!("encoder.layer.{layer}");
@@ -139,9 +204,6 @@ impl EncoderConfig {
 
     fn check(&self) -> Result<()> {
         let refuse = |reason: String| Err(Error::model(CONFIG_FILE, reason));
-        if self.model_type != "bert" {
-            return refuse(format!("model_type is `{}`, only `bert` is served", self.model_type));
-        }
         if self.hidden_act != "gelu" {
             return refuse(format!("hidden_act is `{}`, only `gelu` is served", self.hidden_act));
         }
@@ -157,8 +219,15 @@ impl EncoderConfig {
                 self.hidden_size, self.num_attention_heads
             ));
         }
-        if self.type_vocab_size < 2 {
-            return refuse("type_vocab_size is below 2, two segment types are needed".to_owned());
+        if self.type_vocab_size == 0 {
+            return refuse("type_vocab_size is 0, a segment type is needed".to_owned());
+        }
+        if self.longest() == 0 {
+            return refuse(format!(
+                "max_position_embeddings is {}, positions begin at {}",
+                self.max_position_embeddings,
+                self.first_position()
+            ));
         }
         for (name, value) in [
             ("hidden_size", self.hidden_size),
@@ -285,10 +354,11 @@ impl TaggerConfig {
             return refuse(format!("name `{}` is not made of small letters, digits and dashes", self.name));
         }
         let _ = self.layout()?;
-        if !(FEWEST_TOKENS..=encoder.max_position_embeddings).contains(&self.max_tokens) {
+        if !(FEWEST_TOKENS..=encoder.longest()).contains(&self.max_tokens) {
             return refuse(format!(
                 "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
-                self.max_tokens, encoder.max_position_embeddings
+                self.max_tokens,
+                encoder.longest()
             ));
         }
         if !self.outputs.iter().map(String::as_str).eq((0..OUTPUTS).filter_map(output_name)) {

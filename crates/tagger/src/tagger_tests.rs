@@ -117,7 +117,10 @@ fn a_weight_that_is_no_number_is_refused() {
 #[test]
 fn files_that_do_not_fit_are_refused_with_what_is_wrong() {
     for (error, expected) in [
-        (refused(|files| edit(&mut files.config, "\"bert\"", "\"roberta\"")), "model_type is `roberta`"),
+        (
+            refused(|files| edit(&mut files.config, "\"bert\"", "\"deberta-v2\"")),
+            "model_type is `deberta-v2`, served are `bert`, `roberta`, `xlm-roberta`, `modernbert`",
+        ),
         (refused(|files| edit(&mut files.config, "\"gelu\"", "\"relu\"")), "hidden_act is `relu`"),
         (refused(|files| edit(&mut files.config, "\"hidden_size\":24", "\"hidden_size\":27")), "has shape [64, 24]"),
         (refused(|files| edit(&mut files.config, "\"hidden_size\":24", "\"hidden_size\":25")), "no multiple"),

@@ -32,6 +32,36 @@ impl TextTokenizer {
         Ok(Self(tokenizer))
     }
 
+    /// The tokens that begin an input and end each of its texts: `[CLS]` and `[SEP]`, or `<s>` and `</s>` of a tokenizer that
+    /// has those instead.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the tokenizer has neither.
+    pub fn frame(&self) -> Result<(u32, u32)> {
+        if let (None, Ok(begin), Ok(end)) = (self.0.token_to_id("[CLS]"), self.special("<s>"), self.special("</s>")) {
+            return Ok((begin, end));
+        }
+        Ok((self.special("[CLS]")?, self.special("[SEP]")?))
+    }
+
+    /// A token that stands for a mark, by its number from 0: BERT's vocabularies hold `[unused0]` to `[unused98]` at least,
+    /// which no text becomes. Others reserve none. There it is the token of a small letter, which is a mark by the place that
+    /// it stands in.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the tokenizer has no such token.
+    pub fn mark(&self, number: usize) -> Result<u32> {
+        let reserved = self.special(&format!("[unused{}]", number + 1));
+        let letter = || {
+            let letter = u8::try_from(number).ok().and_then(|number| b'a'.checked_add(number));
+            letter.filter(u8::is_ascii_lowercase).map(char::from)
+        };
+        match (&reserved, self.0.token_to_id("[CLS]"), letter()) {
+            (Err(_), None, Some(letter)) => self.special(&letter.to_string()),
+            _ => reserved,
+        }
+    }
+
     /// The id of a special or reserved token.
     ///
     /// # Errors

@@ -56,9 +56,11 @@ pub fn config() -> EncoderConfig {
         intermediate_size: 40,
         max_position_embeddings: 64,
         type_vocab_size: 2,
+        pad_token_id: None,
         hidden_act: "gelu".to_owned(),
         layer_norm_eps: 1e-12,
         position_embedding_type: "absolute".to_owned(),
+        modern: None,
     }
 }
 

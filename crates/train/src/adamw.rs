@@ -46,7 +46,8 @@ pub(crate) struct AdamW {
 
 /// The layer that a weight belongs to, counted from 0 at the bottom; nothing for embeddings and head.
 fn layer(name: &str) -> Option<i32> {
-    name.strip_prefix("encoder.layer.")?.split('.').next()?.parse().ok()
+    let rest = name.strip_prefix("encoder.layer.").or_else(|| name.strip_prefix("layers."))?;
+    rest.split('.').next()?.parse().ok()
 }
 
 /// Learning rates of one step.
@@ -64,7 +65,7 @@ impl AdamW {
             var: var.clone(),
             first: vec![0.0; var.elem_count()],
             second: vec![0.0; var.elem_count()],
-            decays: !(name.rsplit('.').next() == Some("bias") || name.contains("LayerNorm")),
+            decays: !(name.rsplit('.').next() == Some("bias") || name.contains("LayerNorm") || name.contains("norm.")),
             head: name.starts_with("classifier."),
             share: settings.layer_decay.powi(layers - layer(name).map_or(0, |layer| layer + 1)),
         };

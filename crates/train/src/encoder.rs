@@ -20,7 +20,9 @@ const HEAD_DEVIATION: f32 = 0.02;
 /// Added to attention scores of padding.
 const MASKED: f32 = -1e9;
 
-/// A BERT encoder and its head, with weights that can be moved.
+mod modern;
+
+/// An encoder of BERT's kind and its head, with weights that can be moved.
 #[derive(Debug)]
 pub(crate) struct TrainableEncoder {
     config: EncoderConfig,
@@ -38,8 +40,7 @@ impl TrainableEncoder {
     ) -> Result<Self> {
         let mut weights = BTreeMap::new();
         for (name, shape) in config.weight_shapes(outputs) {
-            let found = pretrained.get(&name).or_else(|| pretrained.get(&format!("bert.{name}")));
-            let tensor = match found {
+            let tensor = match EncoderConfig::find(pretrained, &name) {
                 Some(tensor) => tensor.to_dtype(DType::F32)?,
                 None if name.starts_with("classifier.") => fresh_head(&name, &shape, random)?,
                 None => return Err(Error::Invalid(format!("the base encoder has no weight `{name}`"))),
@@ -75,11 +76,17 @@ impl TrainableEncoder {
 
     /// Logits `[inputs, outputs]`. `keep` multiplies the pooled state (dropout), where given: `[inputs, 2 · hidden]`.
     pub(crate) fn logits(&self, inputs: &[&Input], keep: Option<&Tensor>) -> Result<Tensor> {
-        let batch = Batch::new(inputs)?;
-        let mut state = self.embed(&batch)?;
-        for layer in 0..self.config.num_hidden_layers {
-            state = self.layer(layer, &state, &batch)?;
-        }
+        let batch = Batch::new(inputs, &self.config)?;
+        let state = match &self.config.modern {
+            Some(modern) => self.modern(modern, &batch)?,
+            None => {
+                let mut state = self.embed(&batch)?;
+                for layer in 0..self.config.num_hidden_layers {
+                    state = self.layer(layer, &state, &batch)?;
+                }
+                state
+            }
+        };
         let state = state.reshape((batch.rows, batch.columns, self.config.hidden_size))?;
         let first = state.narrow(1, 0, 1)?.squeeze(1)?;
         let mean = state.broadcast_mul(&batch.shares)?.sum(1)?;
@@ -165,7 +172,10 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(inputs: &[&Input]) -> Result<Self> {
+    fn new(inputs: &[&Input], config: &EncoderConfig) -> Result<Self> {
+        let too_many = |_| Error::Bug("a table has too many rows".to_owned());
+        let first = u32::try_from(config.first_position()).map_err(too_many)?;
+        let later = u32::try_from(config.later_segment()).map_err(too_many)?;
         let rows = inputs.len();
         let columns = inputs.iter().map(|input| input.tokens.len()).max().unwrap_or(0);
         let cells = rows * columns;
@@ -176,8 +186,8 @@ impl Batch {
             for (position, token) in (0_u32..).zip(&input.tokens) {
                 let cell = row * columns + position as usize;
                 tokens[cell] = *token;
-                positions[cell] = position;
-                segments[cell] = u32::from(position as usize >= input.first_segment);
+                positions[cell] = first + position;
+                segments[cell] = if position as usize >= input.first_segment { later } else { 0 };
                 mask[cell] = 0.0;
                 shares[cell] = share;
             }

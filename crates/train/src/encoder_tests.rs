@@ -140,3 +140,36 @@ fn a_missing_head_is_drawn_and_a_missing_layer_refused() {
     let error = TrainableEncoder::new(tiny::config(), OUTPUTS, &weights, &mut random).unwrap_err();
     assert!(error.to_string().contains("encoder.layer.1.output.dense.bias"), "{error}");
 }
+
+/// `tests/python/encoder_parity.sh` records what transformers computes.
+#[test]
+fn logits_and_gradients_are_those_of_transformers_for_every_type() {
+    for kind in uptake_tagger::MODEL_TYPES {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tagger/fixtures/encoders").join(kind);
+        let base = crate::base::Base::read(&directory).unwrap();
+        let pretrained = uptake_tagger::read_shards(&base.weights).unwrap();
+        let mut random = ChaCha8Rng::seed_from_u64(SEED);
+        let encoder = TrainableEncoder::new(base.config, OUTPUTS, &pretrained, &mut random).unwrap();
+        let expected = std::fs::read(directory.join("expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+        let inputs = expected["rows"].as_array().unwrap().iter().map(|row| Input {
+            tokens: serde_json::from_value(row["tokens"].clone()).unwrap(),
+            first_segment: usize::try_from(row["first_segment"].as_u64().unwrap()).unwrap(),
+        });
+        let inputs: Vec<Input> = inputs.collect();
+        let logits = encoder.logits(&inputs.iter().collect::<Vec<_>>(), None).unwrap();
+        let wanted: Vec<Vec<f32>> = serde_json::from_value(expected["logits"].clone()).unwrap();
+        for (computed, wanted) in logits.to_vec2::<f32>().unwrap().iter().flatten().zip(wanted.iter().flatten()) {
+            assert!((computed - wanted).abs() < 1e-4, "{kind}: {computed} and {wanted}");
+        }
+        let gradients = (logits.sqr().unwrap().sum_all().unwrap() * 0.5).unwrap().backward().unwrap();
+        for (name, var) in encoder.weights() {
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{kind}: no gradient for {name}"));
+            let norm = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar::<f32>().unwrap();
+            let wanted = expected["gradient_norms"][name.as_str()].as_f64().unwrap_or_else(|| panic!("{kind}: {name}"));
+            // The bias of keys moves no softmax: what is there is rounding.
+            let far = (f64::from(norm) - wanted).abs() > 1e-3 * wanted + 1e-3;
+            assert!(!far, "{kind}: {name}: {norm} and {wanted}");
+        }
+    }
+}

@@ -312,3 +312,27 @@ fn the_rate_rises_then_falls_to_nothing() {
     assert!(rates.iter().all(|rate| (0.0..=1.0).contains(rate)));
     assert!((rate(0, 1, 0.0)).is_finite());
 }
+
+#[test]
+fn encoders_of_every_type_are_trained_and_served_with_either_layout() {
+    let fixture = Fixture::new();
+    let bases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tagger/fixtures/encoders");
+    for (kind, layout) in [
+        ("bert", Layout::FollowUp),
+        ("roberta", Layout::FollowUp),
+        ("roberta", Layout::Related),
+        ("xlm-roberta", Layout::Related),
+        ("modernbert", Layout::Related),
+    ] {
+        let out = format!("{kind}-{}", layout == Layout::Related);
+        let options = Options { base: bases.join(kind), layout, max_tokens: 48, epochs: 1, ..fixture.options(&out) };
+        let _ = train(&options, &mut |_| {}).unwrap();
+        // It is refused where the golden logits are not its own.
+        let tagger = Tagger::open(&options.out, uptake_tagger::Options::default()).unwrap();
+        let tagged = tagger.logits(&[Exchange::alone("how a b", "so 7 it worked", "thanks, <s> it worked")]).unwrap();
+        assert!(tagged[0].is_some(), "{kind}");
+        let longer = Options { max_tokens: 65, out: fixture.directory.path().join("long"), ..options };
+        let error = train(&longer, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("the encoder takes 16 to 64"), "{error}");
+    }
+}

@@ -18,8 +18,8 @@ pub(crate) const FEWEST_TOKENS: usize = 16;
 const SPECIAL_TOKENS: usize = 3;
 /// Characters read of a text for each token of the budget: words that long are rare, so nothing is lost.
 const CHARACTERS_A_TOKEN: usize = 12;
-/// Reserved tokens of the vocabulary that stand for who wrote a message; no text becomes one.
-const MARKS: [&str; 3] = ["[unused1]", "[unused2]", "[unused3]"];
+/// Marks of the vocabulary that stand for who wrote a message: the user, the assistant, others.
+const MARKS: [usize; 3] = [0, 1, 2];
 
 /// Makes rows of tokens.
 #[derive(Clone, Debug)]
@@ -45,8 +45,8 @@ impl Template {
     /// Reads a `tokenizer.json` whose ids must fit `vocabulary`; inputs get at most `max_tokens` tokens.
     pub(crate) fn parse(tokenizer: &[u8], vocabulary: usize, max_tokens: usize) -> Result<Self> {
         let tokenizer = TextTokenizer::parse(tokenizer, vocabulary)?;
-        let [user, assistant, other] = MARKS.map(|mark| tokenizer.special(mark));
-        let (classify, separate) = (tokenizer.special("[CLS]")?, tokenizer.special("[SEP]")?);
+        let [user, assistant, other] = MARKS.map(|mark| tokenizer.mark(mark));
+        let (classify, separate) = tokenizer.frame()?;
         Ok(Self { tokenizer, classify, separate, marks: [user?, assistant?, other?], max_tokens })
     }
 
@@ -132,7 +132,7 @@ mod tests {
     /// Tokens by name: letters stand for themselves.
     fn named(template: &Template, encoded: &Encoded) -> String {
         let names: Vec<(u32, &str)> =
-            [("[CLS]", "^"), ("[SEP]", "|"), (MARKS[0], "U"), (MARKS[1], "A"), (MARKS[2], "S")]
+            [("[CLS]", "^"), ("[SEP]", "|"), ("[unused1]", "U"), ("[unused2]", "A"), ("[unused3]", "S")]
                 .into_iter()
                 .chain("a b c d e f g h i j k l m n o p".split(' ').map(|letter| (letter, letter)))
                 .map(|(token, name)| (template.tokenizer.special(token).unwrap(), name))

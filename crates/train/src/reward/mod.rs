@@ -293,10 +293,10 @@ pub enum Event<'a> {
 pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figures> {
     options.check()?;
     let base = Base::read(&options.base)?;
-    if !(FEWEST_TOKENS..=base.config.max_position_embeddings).contains(&options.max_tokens) {
+    if !(FEWEST_TOKENS..=base.config.longest()).contains(&options.max_tokens) {
         return Err(Error::Invalid(format!(
             "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
-            options.max_tokens, base.config.max_position_embeddings
+            options.max_tokens, base.config.longest()
         )));
     }
     let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens)?;

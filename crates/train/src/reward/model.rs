@@ -153,10 +153,10 @@ impl RewardConfig {
         if config.template != TEMPLATE {
             return refuse(format!("template is `{}`, this program scores by `{TEMPLATE}`", config.template));
         }
-        if !(FEWEST_TOKENS..=encoder.max_position_embeddings).contains(&config.max_tokens) {
+        if !(FEWEST_TOKENS..=encoder.longest()).contains(&config.max_tokens) {
             return refuse(format!(
                 "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
-                config.max_tokens, encoder.max_position_embeddings
+                config.max_tokens, encoder.longest()
             ));
         }
         if config.heads.is_empty() || config.heads.iter().any(|head| !is_head_name(&head.name)) {
