@@ -6,6 +6,7 @@
 //! - [`CommitRequest`], [`Advance`], [`Committed`]: what one commit writes and how it ended.
 //! - [`Staged`]: rows that are written and that nobody sees until all of a replacement is ready.
 //! - [`Lake::object`], [`Lake::create_object`], [`Lake::upload_object`]: what lies beside the tables.
+//! - [`Tellings`]: what bronze was told of conversations, and at spans of offsets.
 //! - [`Changes`], [`File`]: what a reader has not seen yet.
 //! - [`Error`] with its [`Kind`]: what to do when something fails.
 //!
@@ -36,6 +37,7 @@ mod shape;
 mod statistics;
 mod store;
 mod table;
+mod tellings;
 mod upload;
 
 pub mod snapshot;
@@ -55,3 +57,4 @@ pub use objects::Digested;
 pub use request::{Advance, CommitRequest, Committed, File, HistoryEntry};
 pub use scope::Staged;
 pub use table::Table;
+pub use tellings::Tellings;

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use crate::completion;
-use crate::time::{self, Micros};
+use crate::rows::EventRow;
+use crate::time::{self, Day, Micros};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,80 @@ pub struct ReactionFact {
     pub other_turn_ids: Vec<String>,
     /// set or unset.
     pub op: String,
+}
+
+/// A stored event that may tell of turns: what its row in bronze says, as far as turns need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telling {
+    /// Topic, or `file:<hash>` for an import.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Producer's id of the event.
+    pub event_id: String,
+    /// message, completion, …
+    pub kind: String,
+    /// UTC day of the conversation's start.
+    pub conversation_date: Option<Day>,
+    /// When it happened, as the producer says.
+    pub event_time: Micros,
+    /// When it was read.
+    pub ingest_time: Micros,
+    /// When the broker took it.
+    pub broker_time: Option<Micros>,
+    /// Whether `event_time` is implausible.
+    pub skewed: bool,
+    /// The person, as a pseudonym.
+    pub subject_key: Option<String>,
+    /// The payload as it is stored.
+    pub payload: String,
+}
+
+impl Telling {
+    /// Whether events of this kind tell of turns at all.
+    pub fn tells(kind: &str) -> bool {
+        matches!(kind, "message" | "completion")
+    }
+
+    /// The turns that it tells of, at a time that a clock can have shown.
+    ///
+    /// # Errors
+    /// As for [`turns_of`].
+    pub fn turns(&self) -> Result<Vec<TurnFact>, String> {
+        let mut turns = turns_of(&self.kind, &self.payload, self.event_time, self.subject_key.as_deref())?;
+        if self.skewed {
+            let corrected = self.broker_time.unwrap_or(self.ingest_time);
+            turns.iter_mut().for_each(|turn| turn.event_time = corrected);
+        }
+        Ok(turns)
+    }
+
+    /// Bytes it holds in memory.
+    pub fn size(&self) -> usize {
+        let person = self.subject_key.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.topic.len() + self.event_id.len() + self.kind.len() + person + self.payload.len()
+    }
+}
+
+impl From<EventRow> for Telling {
+    fn from(row: EventRow) -> Self {
+        Self {
+            topic: row.topic,
+            partition: row.partition,
+            offset: row.offset,
+            event_id: row.event_id,
+            kind: row.kind.to_owned(),
+            conversation_date: row.conversation_date,
+            event_time: row.event_time,
+            ingest_time: row.ingest_time,
+            broker_time: row.broker_time,
+            skewed: row.clock_skew.is_some(),
+            subject_key: row.subject_key,
+            payload: row.payload,
+        }
+    }
 }
 
 /// The turns that an event tells of: one for a message, several for a completion, none for other kinds.

@@ -8,6 +8,7 @@
 //! - [`tree::resolve`]: the exchanges (prompt path, response, follow-up) of one conversation tree.
 //! - [`subject::Pepper`]: user ids become HMAC subject keys here and nowhere else.
 //! - [`phrases`]: refusals, apologies and emoji in answers, as guards and tripwires count them.
+//! - [`signal::Signal`]: a signal as it is published, its id and the hash of what was read.
 //! - [`labels`], [`text`]: the 18 feedback signals and the one text normalisation of training and serving.
 //!
 //! Absent on purpose: I/O, async, clocks and randomness. Whoever calls passes the time in.
@@ -22,6 +23,7 @@ mod person;
 pub mod phrases;
 pub mod position;
 pub mod rows;
+pub mod signal;
 pub mod subject;
 pub mod tables;
 pub mod text;

@@ -7,15 +7,18 @@ use uptake_model::contract::{Contract, ErrorClass, REACTION_KINDS, ROLES};
 use uptake_model::decode::{Edge, Outcome, decode};
 use uptake_model::facts;
 use uptake_model::labels;
+use uptake_model::signal::{Signal, input_hash};
+use uptake_model::tables;
 
 use crate::{NOW, accepted, edge, record, schemas};
 
-const TOPICS: [(&str, Option<Contract>); 6] = [
+const TOPICS: [(&str, Option<Contract>); 7] = [
     ("message", Some(Contract::Messages)),
     ("reaction", Some(Contract::Reactions)),
     ("completion", Some(Contract::Completions)),
     ("erasure", Some(Contract::Erasures)),
     ("signal", None),
+    ("live_signal", None),
     ("dead_letter", None),
 ];
 
@@ -158,6 +161,34 @@ fn lists_agree_with_the_code() {
     let mut listed = names(&signal["properties"]["labels"]["required"]);
     listed.extend(["sat".to_owned(), "dsat".to_owned()]);
     assert_eq!(listed, signals);
+}
+
+/// What is published is what the contract says, field by field, and the fields are those of the table.
+#[test]
+fn a_live_signal_is_what_its_contract_says() {
+    let signal = Signal {
+        turn_id: "a".to_owned(),
+        follow_up_turn_id: "u".to_owned(),
+        conversation_id: "c".to_owned(),
+        tagger_id: "tagger-1".to_owned(),
+        input_hash: input_hash(&[("user", "hi")], "hello", "no"),
+        probabilities: [1.0; labels::OUTPUTS],
+        fires: [true; labels::OUTPUTS],
+        conversation_date: 20_000,
+    };
+    let published = serde_json::to_value(&signal).unwrap();
+    Validator::new("live_signal").validate(&published).unwrap();
+    let schema = schema("live_signal");
+    let described: BTreeSet<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(described, published.as_object().unwrap().keys().collect());
+    let required = schema["required"].as_array().unwrap();
+    assert_eq!(required.len(), described.len(), "nothing of it is ever left out");
+    let columns: BTreeSet<&str> =
+        tables::SIGNALS.columns.iter().map(|column| column.name).chain(["signal_id"]).collect();
+    assert_eq!(columns, described.iter().map(|name| name.as_str()).collect());
+    let mut wrong = published.clone();
+    wrong["labels"] = serde_json::json!(["joy"]);
+    assert!(Validator::new("live_signal").validate(&wrong).is_err());
 }
 
 /// What the schema calls invalid for its values, the decoder refuses too, and the other way round, as far as a schema
