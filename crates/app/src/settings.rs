@@ -6,6 +6,7 @@
 pub(crate) mod ingest;
 pub(crate) mod judge;
 pub(crate) mod models;
+pub(crate) mod signals;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) telemetry: TelemetrySettings,
     /// What `uptake consume` does.
     pub(crate) ingest: ingest::IngestSettings,
+    /// What `uptake consume --tag` does.
+    pub(crate) signals: signals::SignalsSettings,
     /// librdkafka properties.
     pub(crate) kafka: ingest::KafkaSettings,
     /// The language model that annotates.
@@ -125,6 +128,12 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("ingest", "max_bad_share"),
     ("ingest", "bad_window"),
     ("ingest", "id_window"),
+    ("signals", "topic"),
+    ("signals", "key"),
+    ("signals", "store_bytes"),
+    ("signals", "store_conversations"),
+    ("signals", "queue_bytes"),
+    ("signals", "flush_age"),
     ("models", "cache"),
     ("judge", "endpoint"),
     ("judge", "model"),
@@ -148,6 +157,7 @@ const PLAIN: &[&str] = &[
     "max_bad_share",
     "bad_window",
     "id_window",
+    "store_conversations",
     "price_input",
     "price_output",
     "budget_tokens",
@@ -230,6 +240,12 @@ mod tests {
             ("UPTAKE_INGEST_TOPICS", "messages=chat, reactions=hearts"),
             ("UPTAKE_KAFKA_SASL_PASSWORD", "secret"),
             ("UPTAKE_KAFKA_LIBS", "/somewhere"),
+            ("UPTAKE_SIGNALS_TOPIC", "chat.signals"),
+            ("UPTAKE_SIGNALS_KEY", "signal"),
+            ("UPTAKE_SIGNALS_STORE_BYTES", "8MiB"),
+            ("UPTAKE_SIGNALS_STORE_CONVERSATIONS", "12"),
+            ("UPTAKE_SIGNALS_QUEUE_BYTES", "4MiB"),
+            ("UPTAKE_SIGNALS_FLUSH_AGE", "500ms"),
             ("UPTAKE_JUDGE_PRICE_INPUT", "0.5"),
             ("UPTAKE_JUDGE_BUDGET_TOKENS", "100000"),
             ("UPTAKE_JUDGE_TIMEOUT", "30s"),
@@ -244,6 +260,10 @@ mod tests {
         assert_eq!(settings.ingest.topics.len(), 2);
         assert_eq!((settings.judge.price_input, settings.judge.budget_tokens), (Some(0.5), Some(100_000)));
         assert_eq!(settings.judge.timeout, std::time::Duration::from_secs(30));
+        let signals = &settings.signals;
+        assert_eq!((signals.topic.as_str(), signals.key.as_str()), ("chat.signals", "signal"));
+        assert_eq!((signals.store_bytes, signals.store_conversations), (8 << 20, 12));
+        assert_eq!((signals.queue_bytes, signals.flush_age), (4 << 20, std::time::Duration::from_millis(500)));
         assert_eq!(settings.kafka.0.len(), 1);
         assert_eq!(settings.kafka.0.get("sasl.password").map(String::as_str), Some("secret"));
     }

@@ -8,6 +8,7 @@
 //! - [`files::import`]: a chat log from a file, through the same decoder and the same writer.
 //! - [`bronze::Bronze`]: the one writer of bronze: rows, dead letters and positions of a flush.
 //! - [`buffer::Buffer`]: what was consumed and is not yet written, by partition.
+//! - [`signals::Tagging`], [`signals::Score`]: live signals of what was stored, and what is asked of a tagger.
 //! - [`memory::Memory`]: the hard bound on bytes held.
 //! - [`health::Health`]: what probes ask.
 //! - [`mock::MockBroker`]: a broker in this process, for the demo and for tests.
@@ -29,6 +30,7 @@ pub mod memory;
 pub mod metrics;
 pub mod mock;
 pub mod options;
+pub mod signals;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod window;

@@ -33,6 +33,33 @@ impl RecordOutcome {
     }
 }
 
+/// Why no signal follows from a turn, for `ingest_signals_skipped_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The payload is not what its contract says: other code has stored it.
+    Unreadable,
+    /// Neither the store nor the tables hold the response that the follow-up answers.
+    WithoutResponse,
+    /// The response has another follow-up, which is the one that counts.
+    AnotherFollows,
+    /// The same was published before, and the record only repeats it.
+    Repeated,
+    /// The conversation is so long that the turn was not looked at.
+    TooLong,
+}
+
+impl SkipReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::WithoutResponse => "without_response",
+            Self::AnotherFollows => "another_follows",
+            Self::Repeated => "repeated",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
 /// The instruments of ingest.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -58,6 +85,15 @@ pub struct Metrics {
     group_commits: Counter<u64>,
     broker_errors: Counter<u64>,
     reachable: Gauge<u64>,
+    signals: Counter<u64>,
+    signal_seconds: Histogram<f64>,
+    signals_skipped: Counter<u64>,
+    signals_waiting: Gauge<u64>,
+    signals_read_back: Counter<u64>,
+    signals_looked_up: Counter<u64>,
+    signals_context: Gauge<u64>,
+    signals_evicted: Counter<u64>,
+    signals_retries: Counter<u64>,
 }
 
 impl Metrics {
@@ -88,6 +124,15 @@ impl Metrics {
             group_commits: meter.u64_counter("ingest_group_commits_total").build(),
             broker_errors: meter.u64_counter("ingest_broker_errors_total").build(),
             reachable: meter.u64_gauge("ingest_broker_reachable").build(),
+            signals: meter.u64_counter("ingest_signals_total").build(),
+            signal_seconds: meter.f64_histogram("ingest_signal_seconds").with_unit("s").build(),
+            signals_skipped: meter.u64_counter("ingest_signals_skipped_total").build(),
+            signals_waiting: meter.u64_gauge("ingest_signals_waiting_records").build(),
+            signals_read_back: meter.u64_counter("ingest_signals_read_back_total").build(),
+            signals_looked_up: meter.u64_counter("ingest_signals_looked_up_total").build(),
+            signals_context: meter.u64_gauge("ingest_signals_context_bytes").with_unit("By").build(),
+            signals_evicted: meter.u64_counter("ingest_signals_evicted_total").build(),
+            signals_retries: meter.u64_counter("ingest_signals_retries_total").build(),
         }
     }
 
@@ -192,6 +237,49 @@ impl Metrics {
     /// librdkafka reported an error.
     pub fn broker_error(&self, kind: &'static str) {
         self.broker_errors.add(1, &[KeyValue::new("kind", kind)]);
+    }
+
+    /// A signal is acknowledged, so long after the broker took the record that it follows from.
+    pub fn signal_published(&self, seconds: Option<f64>) {
+        self.signals.add(1, &[]);
+        if let Some(seconds) = seconds {
+            self.signal_seconds.record(seconds, &[]);
+        }
+    }
+
+    /// Turns from which no signal follows, and why.
+    pub fn signals_skipped(&self, reason: SkipReason, count: u64) {
+        if count > 0 {
+            self.signals_skipped.add(count, &[KeyValue::new("reason", reason.name())]);
+        }
+    }
+
+    /// Stored records that wait to be tagged.
+    pub fn signals_waiting(&self, records: u64) {
+        self.signals_waiting.record(records, &[]);
+    }
+
+    /// Records whose events are read back from the tables to be tagged.
+    pub fn signals_read_back(&self, records: u64) {
+        self.signals_read_back.add(records, &[]);
+    }
+
+    /// Conversations whose context was read from the tables.
+    pub fn signals_looked_up(&self, conversations: u64) {
+        self.signals_looked_up.add(conversations, &[]);
+    }
+
+    /// How large the store of recent turns is, and how many conversations it has just forgotten.
+    pub fn signals_context(&self, bytes: u64, evicted: u64) {
+        self.signals_context.record(bytes, &[]);
+        if evicted > 0 {
+            self.signals_evicted.add(evicted, &[]);
+        }
+    }
+
+    /// A step on the way to signals is tried again.
+    pub fn signals_retry(&self, step: &'static str) {
+        self.signals_retries.add(1, &[KeyValue::new("step", step)]);
     }
 
     /// Whether a broker answers.

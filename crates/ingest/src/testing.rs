@@ -6,6 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use uptake_model::{Next, SourcePartition};
 
@@ -126,4 +127,78 @@ fn first(results: Vec<rdkafka::admin::TopicResult>, what: &str) -> Result<()> {
         Some(Err((_, code))) => Err(Error::kafka(what)(KafkaError::AdminOp(code))),
         None => Err(Error::Bug(format!("{what}: no answer for the topic"))),
     }
+}
+
+/// A record as a reader of a topic gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Key.
+    pub key: Option<Vec<u8>>,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// Headers whose values are text.
+    pub headers: Vec<(String, String)>,
+}
+
+/// How many records a topic holds, control records among them.
+///
+/// # Errors
+/// When the broker does not answer.
+pub fn count(bootstrap: &str, topic: &str) -> Result<u64> {
+    let consumer = reader(bootstrap)?;
+    Ok(bounds(&consumer, topic)?.into_iter().map(|(_, low, high)| high.abs_diff(low)).sum())
+}
+
+/// All records of a topic, partition by partition.
+///
+/// # Errors
+/// When the broker does not answer.
+pub fn read(bootstrap: &str, topic: &str) -> Result<Vec<Taken>> {
+    let consumer = reader(bootstrap)?;
+    let mut list = TopicPartitionList::new();
+    let mut missing = 0;
+    for (partition, low, high) in bounds(&consumer, topic)? {
+        list.add_partition_offset(topic, partition, Offset::Offset(low)).map_err(Error::kafka("name an offset"))?;
+        missing += high.abs_diff(low);
+    }
+    consumer.assign(&list).map_err(Error::kafka("read a topic"))?;
+    let mut taken = Vec::new();
+    while (taken.len() as u64) < missing {
+        let polled = consumer.poll(PATIENCE).ok_or_else(|| Error::Bug("the broker fell silent".to_owned()))?;
+        let message = polled.map_err(Error::kafka("read a topic"))?;
+        let headers = message.headers().into_iter().flat_map(rdkafka::message::Headers::iter);
+        taken.push(Taken {
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().unwrap_or_default().to_vec(),
+            headers: headers
+                .map(|header| {
+                    let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
+                    (header.key.to_owned(), value)
+                })
+                .collect(),
+        });
+    }
+    Ok(taken)
+}
+
+fn reader(bootstrap: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "uptake-tests-reader")
+        .set("enable.auto.commit", "false")
+        .create()
+        .map_err(Error::kafka("make a consumer"))
+}
+
+/// Partition, first offset, and the offset behind the last.
+fn bounds(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(i32, i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(Error::kafka("ask for a topic"))?;
+    let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+    partitions
+        .map(|partition| {
+            let found = consumer.fetch_watermarks(topic, partition.id(), PATIENCE);
+            let (low, high) = found.map_err(Error::kafka("ask for the bounds of a topic"))?;
+            Ok((partition.id(), low, high))
+        })
+        .collect()
 }

@@ -9,3 +9,5 @@ mod object_store;
 mod rebalance;
 mod records;
 mod secured;
+mod signals;
+mod tagging;

@@ -88,7 +88,11 @@ fn ingest_faults(settings: &Settings) -> Option<String> {
     let pepper = Pepper::new([0; Pepper::SHORTEST]).ok()?;
     match ingest.options(&kafka, pepper) {
         Err(fault) => Some(fault.to_string()),
-        Ok(options) => options.check().err().map(|fault| fault.to_string()),
+        Ok(options) => match (options.check(), settings.signals.options()) {
+            (Err(fault), _) => Some(fault.to_string()),
+            (Ok(()), Err(fault)) => Some(fault.to_string()),
+            (Ok(()), Ok(signals)) => signals.check(&options).err().map(|fault| fault.to_string()),
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! `uptake consume`: Kafka topics into bronze.
 
+mod scorer;
+
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,6 +11,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use uptake_ingest::consume::{Consumer, Handle, Summary};
 use uptake_ingest::options::ConsumeOptions;
+use uptake_ingest::signals::Tagging;
 use uptake_ingest::{Error, ErrorKind};
 use uptake_model::Pepper;
 use uptake_model::contract::Contract;
@@ -52,6 +55,15 @@ pub(crate) struct Consume {
     /// Go on behind records that retention deleted before they were read, instead of refusing.
     #[arg(long)]
     skip_lost_records: bool,
+
+    /// Publish what the tagger reads in each follow-up to a topic, within seconds, as soon as its record is stored. Flushes
+    /// come every `signals.flush_age` then. Begins with the records that come from now on; `uptake run` tags those before.
+    #[arg(long)]
+    tag: bool,
+
+    /// Topic for signals; wins over `signals.topic`.
+    #[arg(long, value_name = "TOPIC", requires = "tag")]
+    signals_topic: Option<String>,
 }
 
 /// Exit code for a source that must not be read on as it is.
@@ -63,10 +75,12 @@ const INCOMPLETE: u8 = 4;
 impl Consume {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
+        let (tag, signals_topic) = (self.tag, self.signals_topic.clone());
         let options = self.options(context)?;
         let until_end = options.until_end;
         let lake = context.lake()?;
-        let consumer = Consumer::start(options, &lake).await.map_err(usage)?;
+        let tagging = if tag { Some(tagging(signals_topic, &options, context).await?) } else { None };
+        let consumer = Consumer::start_with(options, &lake, tagging).await.map_err(usage)?;
         let handle = consumer.handle();
         let health = handle.health().clone();
         let (of_life, of_readiness) = (health.clone(), health);
@@ -122,6 +136,15 @@ impl Consume {
         options.check().map_err(usage)?;
         Ok(options)
     }
+}
+
+/// Who tags, and where the signals go.
+async fn tagging(topic: Option<String>, options: &ConsumeOptions, context: &Context) -> anyhow::Result<Tagging> {
+    let mut signals = context.settings.signals.options()?;
+    signals.topic = topic.unwrap_or(signals.topic);
+    signals.check(options).map_err(usage)?;
+    let tagger = super::run::tagger(context).await?;
+    Ok(Tagging { options: signals, scorer: Arc::new(scorer::Scorer(tagger)) })
 }
 
 /// The first signal stops in order, the second at once.

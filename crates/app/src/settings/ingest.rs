@@ -206,7 +206,7 @@ fn flatten(key: String, value: toml::Value, into: &mut BTreeMap<String, String>)
 }
 
 /// Sizes in words: `"64MiB"`, `"500KB"`, or a number of bytes.
-mod size {
+pub(super) mod size {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     const UNITS: [(&str, u64); 7] = [
@@ -231,7 +231,7 @@ mod size {
             .ok_or_else(|| format!("`{text}` is no size; write for example \"64MiB\", \"500KB\" or a number of bytes"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in crate::settings) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Form {
@@ -245,7 +245,7 @@ mod size {
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-    pub(super) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::settings) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         let exact = UNITS.iter().take(3).rev().find(|(_, scale)| *bytes >= *scale && bytes.is_multiple_of(*scale));
         match exact {
             Some((unit, scale)) => serializer.serialize_str(&format!("{}{unit}", bytes / scale)),

@@ -28,6 +28,11 @@ pub(super) fn last_key(source: &SourcePartition, pipeline: &str) -> String {
     format!("last/{}", source.position_key(pipeline))
 }
 
+/// The application id under which the table keeps up to where a partition's signals have been published to a topic.
+pub(super) fn signals_key(source: &SourcePartition, pipeline: &str, topic: &str) -> String {
+    format!("signals/{topic}/{}", source.position_key(pipeline))
+}
+
 /// How far before the position the last record may lie; beyond that it is not looked for.
 const FARTHEST: i64 = (1 << 20) - 1;
 

@@ -16,6 +16,7 @@
 mod append;
 mod keys;
 mod ownership;
+mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use tracing::info;
 use uptake_lake::{Advance, CommitRequest, Lake, Table};
+use uptake_model::facts::Telling;
 use uptake_model::rows::{self, EventRow, LetterRow};
 use uptake_model::tables::{DEAD_LETTERS, EVENTS};
 use uptake_model::time::Micros;
@@ -33,6 +35,7 @@ use uptake_progress::ownership::Ownership;
 use crate::buffer::{Buffer, Part, Seen};
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, RecordOutcome};
+use crate::signals::Ledger;
 
 pub use append::Retries;
 use append::{Appended, Target, batches, patiently};
@@ -69,6 +72,8 @@ pub struct Flushed {
     pub version: i64,
     /// Partitions that another process has taken over; their rows were dropped.
     taken: BTreeSet<SourcePartition>,
+    /// The events of each flushed partition, if they are to be kept; none where only the table has all of them.
+    pub(crate) told: BTreeMap<SourcePartition, Option<Vec<Telling>>>,
 }
 
 /// What is known of one partition's positions.
@@ -91,6 +96,8 @@ pub struct Bronze {
     /// The number under which this process took each partition over.
     owners: BTreeMap<SourcePartition, i64>,
     ownership: Option<Arc<Mutex<Ownership>>>,
+    /// How far signals have been published, where somebody publishes them.
+    ledger: Option<Arc<Ledger>>,
     allowed_disorder: Duration,
     retries: Retries,
     metrics: Metrics,
@@ -139,6 +146,7 @@ impl Bronze {
             known: BTreeMap::new(),
             owners: BTreeMap::new(),
             ownership: None,
+            ledger: None,
             allowed_disorder: Duration::from_mins(10),
             retries,
             metrics,
@@ -341,6 +349,10 @@ impl Bronze {
         parts.retain(|source, part| {
             let Some(known) = self.known.get(source) else { return true };
             let stored = known.events.unwrap_or(Next(i64::MIN));
+            if self.ledger.is_some() && part.events.iter().any(|row| row.offset < stored.0) {
+                // In the table since an earlier attempt whose answer was lost.
+                let _ = done.told.insert(source.clone(), None);
+            }
             part.events.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
             part.letters.retain(|row| row.offset >= stored.0 && !known.settled.contains(&row.offset));
             let advances = part.to > stored || (part.to == stored && part.idle);
@@ -436,12 +448,20 @@ impl Bronze {
         for part in parts.values() {
             rows_of_parts.extend(batches(&part.events, EventRow::size, rows::events_batch)?);
         }
+        let acknowledged = self.acknowledged();
+        watermarks.extend(self.signal_positions(&acknowledged));
         let request = CommitRequest { batches: rows_of_parts, advances, watermarks, metadata: self.metadata() };
         match self.append(Target::Events, &request).await? {
             Appended::Written(version) => {
                 done.version = version;
+                self.noted(acknowledged);
                 for (source, part) in std::mem::take(parts) {
-                    self.committed(source, &part, done);
+                    self.committed(source.clone(), &part, done);
+                    if self.ledger.is_some() {
+                        let told = part.events.into_iter().filter(|row| Telling::tells(row.kind));
+                        let told = Some(told.map(Telling::from).collect());
+                        let _ = done.told.entry(source).or_insert(told);
+                    }
                 }
                 Ok(true)
             }

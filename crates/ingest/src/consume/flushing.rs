@@ -77,6 +77,14 @@ impl Consumer {
         }
     }
 
+    /// Starts a flush of what is held, if there is anything and none is in flight.
+    pub(super) fn flush_at_once(&mut self, reason: Reason) {
+        if self.flight.is_none() && !self.buffer.is_empty() {
+            let buffer = std::mem::take(&mut self.buffer);
+            self.flight = Some(self.launch(buffer, reason));
+        }
+    }
+
     fn launch(&self, buffer: Buffer, reason: Reason) -> Flight {
         let held = buffer
             .parts()
@@ -101,7 +109,8 @@ impl Consumer {
         }
         Flight::landed(self.flight.as_mut()).await;
         let Some(flight) = self.flight.take() else { return Ok(()) };
-        let flushed = flight.wait().await?;
+        let mut flushed = flight.wait().await?;
+        self.tag(&mut flushed);
         self.flushed(&flushed);
         Ok(())
     }

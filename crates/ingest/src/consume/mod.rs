@@ -8,6 +8,7 @@ mod flushing;
 mod handle;
 mod rebalance;
 mod service;
+mod tagging;
 
 pub use handle::{Handle, Summary};
 pub use service::Consumer;

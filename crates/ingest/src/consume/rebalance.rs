@@ -59,6 +59,13 @@ impl Consumer {
             }
             starts.push((candidate, stored, start.at));
         }
+        if let Some(signals) = &self.signals {
+            let fronts: Vec<_> = starts.iter().map(|(candidate, _, at)| (candidate.source.clone(), *at)).collect();
+            let begins = bronze.begin_signals(&fronts).await?;
+            for (source, at) in &fronts {
+                signals.assign(source, begins.get(source).copied().unwrap_or(*at), *at);
+            }
+        }
         drop(bronze);
         self.recognise(resumed).await?;
         let answers = starts.into_iter().map(|(candidate, stored, at)| self.begin(candidate, stored, at)).collect();
@@ -177,6 +184,9 @@ impl Consumer {
         for source in partitions {
             self.readings.remove(source);
             self.watermarks.release(source);
+        }
+        if let Some(signals) = &self.signals {
+            signals.release(partitions);
         }
         landed
     }

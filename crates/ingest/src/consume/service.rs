@@ -26,6 +26,7 @@ use crate::kafka::{Command, Consumed, Item, Reader, SourceEvent, Statistics, end
 use crate::memory::{Held, Memory};
 use crate::metrics::Metrics;
 use crate::options::ConsumeOptions;
+use crate::signals::{Signals, Tagging};
 
 /// How often the loop turns when nothing happens.
 const TICK: Duration = Duration::from_millis(50);
@@ -71,6 +72,8 @@ pub struct Consumer {
     pub(super) bronze: Arc<tokio::sync::Mutex<Bronze>>,
     pub(super) buffer: Buffer,
     pub(super) flight: Option<Flight>,
+    /// Where what is stored goes to be tagged, if it is.
+    pub(super) signals: Option<Signals>,
     pub(super) readings: BTreeMap<SourcePartition, Reading>,
     pub(super) watermarks: Watermarks,
     breakers: BTreeMap<String, (Breaker, BTreeMap<ErrorClass, u64>)>,
@@ -110,14 +113,32 @@ impl Consumer {
     /// # Errors
     /// Settings that do not fit together, or a lake that cannot be written.
     pub async fn start(options: ConsumeOptions, lake: &Lake) -> Result<Self> {
+        Self::start_with(options, lake, None).await
+    }
+
+    /// [`Consumer::start`], with live signals of what is stored. Flushes come as often as the signals ask for.
+    ///
+    /// # Errors
+    /// As there; and a topic for signals that is missing or denied.
+    pub async fn start_with(mut options: ConsumeOptions, lake: &Lake, tagging: Option<Tagging>) -> Result<Self> {
+        if let Some(tagging) = &tagging {
+            options.flush.age = options.flush.age.min(tagging.options.flush_age);
+        }
         options.check()?;
         let memory = Memory::new(options.memory_split().rows);
         let metrics = Metrics::global();
         let ownership = Arc::new(Mutex::new(Ownership::default()));
-        let bronze = Bronze::open_with(lake, &options.pipeline, options.retries)
+        let mut bronze = Bronze::open_with(lake, &options.pipeline, options.retries)
             .await?
             .with_ownership(Arc::clone(&ownership))
             .with_allowed_disorder(options.allowed_disorder);
+        let signals = match tagging {
+            Some(tagging) => Some(Signals::start(&options, tagging, lake, &metrics).await?),
+            None => None,
+        };
+        if let Some(signals) = &signals {
+            bronze = bronze.with_ledger(signals.ledger());
+        }
         let Reader { events, commands } = spawn(&options, &memory, &metrics)?;
         let (stage_sender, stage) = watch::channel(Stage::Running);
         let patience = Duration::from_mins(1).max(options.drain_deadline * 3);
@@ -140,6 +161,7 @@ impl Consumer {
             bronze: Arc::new(tokio::sync::Mutex::new(bronze)),
             buffer: Buffer::new(),
             flight: None,
+            signals,
             readings: BTreeMap::new(),
             breakers: BTreeMap::new(),
             probes: Vec::new(),
@@ -220,9 +242,10 @@ impl Consumer {
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
                 self.tick().await;
+                self.watch_signals()?;
             }
             self.flush_when_due();
-            if self.options.until_end && self.reached_the_ends() {
+            if self.options.until_end && self.reached_the_ends() && self.told_all() {
                 info!("the ends of the start are reached");
                 return Ok(());
             }
@@ -401,6 +424,7 @@ impl Consumer {
     }
 
     async fn drain(&mut self, events: &mut mpsc::Receiver<SourceEvent>) -> Result<()> {
+        let began = Instant::now();
         info!(rows = self.buffer.rows(), "stopping: writing what is held");
         self.tell(Command::Quiet);
         while !self.quiet {
@@ -409,7 +433,7 @@ impl Consumer {
         }
         self.land().await?;
         self.flush_all(Reason::Shutdown).await?;
-        Ok(())
+        self.finish_signals(began).await
     }
 
     /// Leaves the group; everything is written, so that this takes too long is no failure.

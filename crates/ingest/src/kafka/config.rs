@@ -62,6 +62,45 @@ pub(super) fn probe(options: &ConsumeOptions) -> Result<ClientConfig> {
     Ok(config)
 }
 
+/// What a producer has no use for.
+const OF_CONSUMERS: [&str; 8] =
+    ["group.", "session.", "heartbeat.", "coordinator.", "max.poll.", "partition.assignment.", "queued.m", "fetch."];
+
+/// What publishing each signal once rests on.
+const OF_IDEMPOTENCE: [&str; 4] = ["enable.idempotence", "acks", "request.required.acks", "transactional.id"];
+
+/// The configuration of the producer of signals: nothing is acknowledged before all replicas have it, and the client's
+/// own repeats are recognised by the broker.
+pub(super) fn producer(options: &ConsumeOptions) -> Result<ClientConfig> {
+    let mut config = common(options)?;
+    config.remove("isolation.level");
+    for key in options.kafka.keys() {
+        if OF_IDEMPOTENCE.contains(&key.as_str()) {
+            return Err(Error::Invalid(format!(
+                "[kafka] `{key}` cannot be set with --tag: signals are published by an idempotent producer that waits for all \
+                 replicas"
+            )));
+        }
+        if OF_CONSUMERS.iter().any(|prefix| key.starts_with(prefix)) || key == "max.partition.fetch.bytes" {
+            config.remove(key);
+        }
+    }
+    config.set("enable.idempotence", "true").set("acks", "all");
+    for (key, also, value) in [
+        // What goes together is handed over together; to wait for more would only delay it.
+        ("linger.ms", "queue.buffering.max.ms", "1"),
+        // Short, so that an outage is told; what failed is tried again for as long as it takes.
+        ("delivery.timeout.ms", "message.timeout.ms", "30000"),
+        // What Java clients do, so that a conversation's records meet whoever wrote them.
+        ("partitioner", "partitioner", "murmur2_random"),
+    ] {
+        if !options.kafka.contains_key(key) && !options.kafka.contains_key(also) {
+            config.set(key, value);
+        }
+    }
+    Ok(config)
+}
+
 fn common(options: &ConsumeOptions) -> Result<ClientConfig> {
     let mut config = ClientConfig::new();
     config
