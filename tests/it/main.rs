@@ -23,3 +23,4 @@ mod policy;
 mod reward;
 mod snapshot;
 mod sql;
+mod tag;

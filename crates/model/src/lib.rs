@@ -9,7 +9,9 @@
 //! - [`subject::Pepper`]: user ids become HMAC subject keys here and nowhere else.
 //! - [`phrases`]: refusals, apologies and emoji in answers, as guards and tripwires count them.
 //! - [`signal::Signal`]: a signal as it is published, its id and the hash of what was read.
+//! - [`html`]: the frame and style of the pages that reports are.
 //! - [`labels`], [`text`]: the 18 feedback signals and the one text normalisation of training and serving.
+//! - [`words`]: where words and sentences stand in a text.
 //!
 //! Absent on purpose: I/O, async, clocks and randomness. Whoever calls passes the time in.
 
@@ -17,6 +19,7 @@ pub mod completion;
 pub mod contract;
 pub mod decode;
 pub mod facts;
+pub mod html;
 pub mod labels;
 pub mod letter;
 mod person;
@@ -29,6 +32,7 @@ pub mod tables;
 pub mod text;
 pub mod time;
 pub mod tree;
+pub mod words;
 
 pub use position::{Next, Offset, SourcePartition, Span};
 pub use subject::{Pepper, SubjectKey};

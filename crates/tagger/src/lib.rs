@@ -6,6 +6,7 @@
 //! - [`Encoder`]: BERT on packed sequences (nothing is padded), 20 logits an input.
 //! - [`Tagger`]: loads a model, refuses one that computes something else than when it was made, scores exchanges.
 //! - [`Scores`]: 20 calibrated probabilities and which of them fire.
+//! - [`explain`]: which words moved each label.
 //! - [`lines`]: a file of conversations in, a line for each follow-up out.
 //!
 //! A model is a directory: `config.json`, `tokenizer.json`, `model.safetensors` (`f16` or `f32`; or several such files and
@@ -22,6 +23,7 @@ mod embedded;
 mod encoder;
 mod error;
 mod exchange;
+pub mod explain;
 mod files;
 mod input;
 pub mod kernels;

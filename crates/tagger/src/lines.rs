@@ -13,11 +13,14 @@ use uptake_model::labels::Label;
 
 use crate::error::{Error, Result};
 use crate::exchange::{self, Exchange};
+use crate::explain::{Explanation, Reach};
 use crate::scores::Scores;
 use crate::tagger::Tagger;
 
 /// Follow-ups that are scored together.
 const WINDOW: usize = 2048;
+/// Follow-ups that are explained together: each takes as many forward passes as a hundred are scored by.
+const EXPLAINED_WINDOW: usize = 16;
 /// Bytes of input that are scored together.
 const WINDOW_BYTES: usize = 16 << 20;
 /// Longest line in bytes.
@@ -170,22 +173,84 @@ fn by_name<S: Serializer>(scores: &Scores, serializer: S) -> std::result::Result
 /// or writing breaks off.
 pub fn tag_lines(
     tagger: &Tagger,
-    mut input: impl BufRead,
+    input: impl BufRead,
     mut output: impl Write,
     bad_lines: BadLines,
+    tell: impl FnMut(Event<'_>),
+) -> Result<Progress> {
+    let done = windows(input, bad_lines, WINDOW, tell, |some| write_window(tagger, some, &mut output))?;
+    output.flush().map_err(|source| Error::Stream { action: "write", source })?;
+    Ok(done)
+}
+
+/// One follow-up of a stream, and what moved its labels.
+#[derive(Debug)]
+pub struct Explained<'a> {
+    /// The conversation.
+    pub conversation_id: &'a str,
+    /// Index of the follow-up among its messages; the response stands directly before it.
+    pub turn: usize,
+    /// Index of the last user message before the response, where there is one.
+    pub last_user_turn: Option<usize>,
+    /// The texts.
+    pub exchange: &'a Exchange<'a>,
+    /// What moved the labels.
+    pub explanation: &'a Explanation,
+}
+
+/// Explains the follow-ups of a stream of conversations, in their order.
+///
+/// # Errors
+/// As [`tag_lines`]; what `take` answers is an error of writing.
+pub fn explain_lines(
+    tagger: &Tagger,
+    input: impl BufRead,
+    reach: &Reach,
+    bad_lines: BadLines,
+    tell: impl FnMut(Event<'_>),
+    mut take: impl FnMut(&Explained<'_>) -> std::io::Result<()>,
+) -> Result<Progress> {
+    windows(input, bad_lines, EXPLAINED_WINDOW, tell, |conversations| {
+        let mut follow_ups = 0;
+        for conversation in conversations {
+            let said = conversation.said();
+            for some in conversation.exchanges().chunks(EXPLAINED_WINDOW) {
+                let exchanges: Vec<Exchange<'_>> = some.iter().map(|(_, exchange)| exchange.clone()).collect();
+                let explanations = tagger.explain(&exchanges, reach)?;
+                for ((turn, exchange), explanation) in some.iter().zip(&explanations) {
+                    // The very message, not one that says the same.
+                    let same = |message: &exchange::Message<'_>| std::ptr::eq(message.text, exchange.last_user);
+                    let last_user_turn =
+                        said[..*turn].iter().rposition(same).filter(|_| !exchange.last_user.is_empty());
+                    let conversation_id = conversation.conversation_id.as_str();
+                    take(&Explained { conversation_id, turn: *turn, last_user_turn, exchange, explanation })
+                        .map_err(|source| Error::Stream { action: "write", source })?;
+                }
+                follow_ups += some.len() as u64;
+            }
+        }
+        Ok(follow_ups)
+    })
+}
+
+/// Reads conversations in windows of about `follow_ups`, hands each window to `work`, which says how many there were.
+fn windows(
+    mut input: impl BufRead,
+    bad_lines: BadLines,
+    follow_ups: usize,
     mut tell: impl FnMut(Event<'_>),
+    mut work: impl FnMut(&[Conversation]) -> Result<u64>,
 ) -> Result<Progress> {
     let mut done = Progress::default();
     loop {
-        let window = read_window(&mut input, bad_lines, &mut done, &mut tell);
+        let window = read_window(&mut input, bad_lines, follow_ups, &mut done, &mut tell);
         // What was read before a bad line is written before the error is told.
-        done.follow_ups += write_window(tagger, &window.conversations, &mut output)?;
+        done.follow_ups += work(&window.conversations)?;
         if let Some(error) = window.error {
             return Err(error);
         }
         tell(Event::Progress(done));
         if window.last {
-            output.flush().map_err(|source| Error::Stream { action: "write", source })?;
             return Ok(done);
         }
     }
@@ -201,13 +266,14 @@ struct Window {
 fn read_window(
     input: &mut impl BufRead,
     bad_lines: BadLines,
+    most: usize,
     done: &mut Progress,
     tell: &mut impl FnMut(Event<'_>),
 ) -> Window {
     let mut window = Window::default();
     let (mut follow_ups, until) = (0, done.bytes + WINDOW_BYTES as u64);
     let mut line = Vec::new();
-    while follow_ups < WINDOW && done.bytes < until {
+    while follow_ups < most && done.bytes < until {
         line.clear();
         match input.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut line) {
             Ok(0) => {

@@ -153,3 +153,38 @@ fn long_streams_pass_in_windows() {
     assert_eq!((windows, progress.follow_ups), (3, 2 * WINDOW as u64 + 1));
     assert_eq!(String::from_utf8(output).unwrap().lines().count(), 2 * WINDOW + 1);
 }
+
+#[test]
+fn follow_ups_are_explained_in_order_with_the_turns_of_their_texts() {
+    let tagger = tiny::open(1, Options::default()).unwrap();
+    let input = [
+        conversation("b", &["user", "assistant", "user", "assistant", "user"]),
+        "no conversation".to_owned(),
+        conversation("a", &["system", "assistant", "user", "user", "assistant", "tool", "user"]),
+    ]
+    .join("\n");
+    let mut seen = Vec::new();
+    let mut skipped = 0;
+    let done = explain_lines(
+        &tagger,
+        Cursor::new(&input),
+        &Reach::default(),
+        BadLines::Skip,
+        |event| skipped += usize::from(matches!(event, Event::Skipped(_))),
+        |explained| {
+            let scores = tagger.tag(std::slice::from_ref(explained.exchange)).unwrap();
+            assert_eq!(explained.explanation.scores, scores[0]);
+            seen.push((explained.conversation_id.to_owned(), explained.turn, explained.last_user_turn));
+            Ok(())
+        },
+    );
+    let places: Vec<_> = seen.iter().map(|(id, turn, last)| (id.as_str(), *turn, *last)).collect();
+    assert_eq!(places, [("b", 2, Some(0)), ("b", 4, Some(2)), ("a", 2, None)]);
+    assert_eq!((done.unwrap().follow_ups, skipped), (3, 1));
+    let stopped =
+        explain_lines(&tagger, Cursor::new(&input), &Reach::default(), BadLines::Stop, |_| {}, |_| Ok(())).unwrap_err();
+    assert!(matches!(stopped, Error::Line { line: 2, .. }), "{stopped}");
+    let full = |_: &Explained<'_>| Err(std::io::ErrorKind::BrokenPipe.into());
+    let broken = explain_lines(&tagger, Cursor::new(&input), &Reach::default(), BadLines::Skip, |_| {}, full);
+    assert!(matches!(broken, Err(Error::Stream { action: "write", .. })));
+}

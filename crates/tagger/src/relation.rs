@@ -4,6 +4,8 @@
 //! Words are runs of letters and digits in small letters; a character of a script without spaces is a word of its own.
 //! Content words are those that are not in a short list of English glue. Everything is bounded by the text given.
 
+use uptake_model::words::is_unspaced;
+
 /// Words that say nothing about the topic, sorted.
 const GLUE: [&str; 104] = [
     "a", "about", "again", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "been", "but", "by",
@@ -40,7 +42,7 @@ impl Words {
         let mut words = Self { sequence: START, ..Self::default() };
         let mut word = String::new();
         for character in text.chars() {
-            if stands_alone(character) {
+            if is_unspaced(character) {
                 words.push(&mut word);
                 word.push(character);
                 words.push(&mut word);
@@ -80,14 +82,6 @@ impl Words {
     }
 }
 
-/// Characters of scripts that are written without spaces: Han, kana, Hangul, Thai, Lao, Khmer, Myanmar.
-fn stands_alone(character: char) -> bool {
-    matches!(u32::from(character),
-        0x0E00..=0x0EFF | 0x1000..=0x109F | 0x1780..=0x17FF | 0x3040..=0x30FF | 0x3400..=0x4DBF | 0x4E00..=0x9FFF
-        | 0xAC00..=0xD7AF | 0x2_0000..=0x3_FFFF)
-        && character.is_alphanumeric()
-}
-
 /// How a message relates to an earlier one, the weakest relation first. The order is persisted: a model's marks follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Relation {
@@ -112,6 +106,20 @@ pub(crate) enum Relation {
 impl Relation {
     /// How many there are.
     pub(crate) const COUNT: usize = 8;
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Unrelated => "unrelated",
+            Self::Slight => "slight",
+            Self::Part => "part",
+            Self::Whole => "whole",
+            Self::Like => "like",
+            Self::Near => "near",
+            Self::Same => "same",
+        }
+    }
 
     /// Whether an earlier message that relates so is worth showing to the model.
     pub(crate) fn is_similar(self) -> bool {
@@ -164,6 +172,16 @@ pub(crate) enum Repeat {
 impl Repeat {
     /// How many there are.
     pub(crate) const COUNT: usize = 4;
+
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::New => "new",
+            Self::Near => "near",
+            Self::Same => "same",
+        }
+    }
 
     /// What a response is to those before it.
     pub(crate) fn of(response: &Words, earlier: impl Iterator<Item = Words>) -> Self {

@@ -1,6 +1,6 @@
 //! The tagger itself: loads a model, checks it, and scores exchanges.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,7 +138,7 @@ impl Tagger {
         })
     }
 
-    fn calibrate(&self, logits: &[f32; OUTPUTS]) -> Scores {
+    pub(crate) fn calibrate(&self, logits: &[f32; OUTPUTS]) -> Scores {
         let mut probabilities = [0.0; OUTPUTS];
         let calibrated = logits.iter().zip(&self.0.config.calibration);
         for (probability, (logit, calibration)) in probabilities.iter_mut().zip(calibrated) {
@@ -164,15 +164,39 @@ impl Tagger {
                 }
             }
         }
-        let batches = batches(fresh, self.0.options.batch_tokens);
-        let computed = batches.par_iter().map(|batch| self.0.encoder.logits(batch));
-        let computed: Vec<Vec<[f32; OUTPUTS]>> = computed.collect::<Result<_>>()?;
+        let computed = self.compute(fresh)?;
         let mut cache = self.0.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        for (input, logits) in batches.into_iter().flatten().zip(computed.into_iter().flatten()) {
+        for (input, logits) in computed {
             cache.put(input, logits);
             let _ = known.insert(input, logits);
         }
         Ok(known)
+    }
+
+    /// Logits of inputs from the encoder, in batches over the worker threads of whoever calls; in an order of its own.
+    fn compute<'a>(&self, inputs: Vec<&'a Input>) -> Result<Vec<(&'a Input, [f32; OUTPUTS])>> {
+        let batches = batches(inputs, self.0.options.batch_tokens);
+        let computed = batches.par_iter().map(|batch| self.0.encoder.logits(batch));
+        let computed: Vec<Vec<[f32; OUTPUTS]>> = computed.collect::<Result<_>>()?;
+        Ok(batches.into_iter().flatten().zip(computed.into_iter().flatten()).collect())
+    }
+
+    /// Runs work on the worker threads.
+    pub(crate) fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.0.pool.install(work)
+    }
+
+    /// What makes inputs of exchanges.
+    pub(crate) fn template(&self) -> &Template {
+        &self.0.template
+    }
+
+    /// Logits of inputs that nobody will ask for again, in their order; nothing goes into the cache.
+    pub(crate) fn logits_of(&self, inputs: &[Input]) -> Result<Vec<[f32; OUTPUTS]>> {
+        let distinct: HashSet<&Input> = inputs.iter().collect();
+        let known: HashMap<&Input, [f32; OUTPUTS]> =
+            self.compute(distinct.into_iter().collect())?.into_iter().collect();
+        inputs.iter().map(|input| known.get(input).copied().ok_or(Error::Bug("an input was not computed"))).collect()
     }
 
     fn check_golden(&self) -> Result<()> {

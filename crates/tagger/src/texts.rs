@@ -1,5 +1,7 @@
 //! Text to token ids by a `tokenizer.json`, as models of this program see it.
 
+use std::ops::Range;
+
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
@@ -87,5 +89,18 @@ impl TextTokenizer {
         }
         let encoding = self.0.encode_fast(text, false).map_err(Error::Tokenise)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`TextTokenizer::tokens`], with the bytes of the text that each comes from.
+    ///
+    /// # Errors
+    /// [`Error::Tokenise`], which normalised text never causes.
+    pub fn tokens_traced(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let encoding = self.0.encode(text, false).map_err(Error::Tokenise)?;
+        let spans = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok(encoding.get_ids().iter().copied().zip(spans).collect())
     }
 }

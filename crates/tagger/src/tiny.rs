@@ -105,10 +105,18 @@ pub fn tagger(golden: Vec<Golden>) -> TaggerConfig {
 /// # Errors
 /// Where the model cannot be made.
 pub fn files(seed: u64) -> Result<ModelFiles<'static>> {
+    files_laid_out(seed, Layout::FollowUp)
+}
+
+/// The same with inputs of another layout.
+///
+/// # Errors
+/// Where the model cannot be made.
+pub fn files_laid_out(seed: u64, layout: Layout) -> Result<ModelFiles<'static>> {
     let config = config();
     let weights = weights(&config, seed)?;
     let encoder = crate::encoder::Encoder::new(&config, &weights)?;
-    let template = crate::input::Template::parse(tokenizer().as_bytes(), VOCABULARY, 32, Layout::FollowUp)?;
+    let template = crate::input::Template::parse(tokenizer().as_bytes(), VOCABULARY, 32, layout)?;
     let (last_user, response, follow_up) = ("how", "so it worked", "thanks");
     let input = template.encode(&crate::Exchange::alone(last_user, response, follow_up))?;
     let inputs: Vec<&crate::Input> = input.iter().collect();
@@ -120,7 +128,7 @@ pub fn files(seed: u64) -> Result<ModelFiles<'static>> {
         earlier_responses: Vec::new(),
         logits: logits.to_vec(),
     });
-    let tagger = tagger(golden.collect());
+    let tagger = TaggerConfig { template: layout.name().to_owned(), ..tagger(golden.collect()) };
     let json = |value: serde_json::Result<Vec<u8>>| value.unwrap_or_default();
     Ok(ModelFiles {
         config: Cow::Owned(json(serde_json::to_vec(&config))),

@@ -32,7 +32,6 @@ mod encoder;
 mod error;
 mod fused;
 pub mod generate;
-mod html;
 pub mod metrics;
 mod model_files;
 pub mod policy;

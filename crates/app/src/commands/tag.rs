@@ -1,4 +1,10 @@
-//! `uptake tag`: signals for a file of conversations.
+//! `uptake tag`: signals for a file of conversations, and what moved them.
+
+mod explain;
+mod page;
+mod record;
+mod shown;
+mod text;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -12,6 +18,7 @@ use uptake_tagger::{Error, Options, Tagger};
 
 use crate::context::Context;
 use crate::progress;
+use explain::relation;
 
 /// Scores how users took the assistant's answers, for a file of conversations.
 ///
@@ -37,6 +44,23 @@ pub(crate) struct Tag {
     /// Worker threads; one per core when 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     threads: usize,
+
+    /// Show which words moved each label that fires: the mean of what its log-odds lose without a word, and gain by it alone.
+    /// As text where neither --html nor -o says otherwise; -o is then for lines of JSON with spans and effects.
+    #[arg(long)]
+    explain: bool,
+
+    /// With --explain: these labels (or sat, dsat), whether they fire or not.
+    #[arg(long, requires = "explain", value_delimiter = ',', value_name = "LABEL,…", value_parser = explain::output)]
+    labels: Vec<usize>,
+
+    /// With --explain: a page that needs nothing else. It shows what was said: keep it as close as the chats.
+    #[arg(long, requires = "explain", value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// With --explain: most forward passes for a follow-up; where they do not reach, several words are taken at once.
+    #[arg(long, requires = "explain", default_value_t = explain::PASSES, value_name = "N", value_parser = explain::passes)]
+    passes: usize,
 }
 
 /// Exit code for input that is refused.
@@ -60,6 +84,7 @@ impl Tag {
         let (input, bar) = open(&self.file, terminal)?;
         bar.set_message("tag");
         let result = match &self.output {
+            _ if self.explain => self.explain(&tagger, input, &bar),
             Some(path) => whole(path, |output| self.stream(&tagger, input, output, &bar)),
             None => self.stream(&tagger, input, &mut io::stdout().lock(), &bar),
         };
@@ -67,9 +92,10 @@ impl Tag {
         let mut stderr = io::stderr().lock();
         match result {
             Ok(done) => {
+                let what = if self.explain { "explained" } else { "tagged" };
                 writeln!(
                     stderr,
-                    "{} follow-ups in {} conversations tagged by {}; {} lines skipped",
+                    "{} follow-ups in {} conversations {what} by {}; {} lines skipped",
                     done.follow_ups,
                     done.conversations,
                     tagger.version(),
@@ -82,6 +108,8 @@ impl Tag {
                 writeln!(stderr, "  hint: --skip-bad passes over such lines and reports them")?;
                 Ok(ExitCode::from(REFUSED))
             }
+            // Whoever reads the standard output has seen enough, as `head` does.
+            Err(error) if explain::reader_left(&error) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
             Err(error) => Err(error.context(format!("tag `{}`", self.file.display()))),
         }
     }
@@ -93,15 +121,22 @@ impl Tag {
         output: &mut dyn Write,
         bar: &ProgressBar,
     ) -> anyhow::Result<lines::Progress> {
-        let bad_lines = if self.skip_bad { BadLines::Skip } else { BadLines::Stop };
-        let done = lines::tag_lines(tagger, input, output, bad_lines, |event| match event {
-            Event::Progress(done) => bar.set_message(format!("tag ({} follow-ups)", done.follow_ups)),
-            // Where standard error is gone there is nobody to tell; the count at the end stands.
-            Event::Skipped(error) => {
-                let _ = progress::suspended(|| writeln!(io::stderr(), "skipped {error}"));
-            }
-        })?;
-        Ok(done)
+        Ok(lines::tag_lines(tagger, input, output, self.bad_lines(), |event| told(&event, bar))?)
+    }
+
+    const fn bad_lines(&self) -> BadLines {
+        if self.skip_bad { BadLines::Skip } else { BadLines::Stop }
+    }
+}
+
+/// Shows how far a stream is.
+fn told(event: &Event<'_>, bar: &ProgressBar) {
+    match event {
+        Event::Progress(done) => bar.set_message(format!("tag ({} follow-ups)", done.follow_ups)),
+        // Where standard error is gone there is nobody to tell; the count at the end stands.
+        Event::Skipped(error) => {
+            let _ = progress::suspended(|| writeln!(io::stderr(), "skipped {error}"));
+        }
     }
 }
 

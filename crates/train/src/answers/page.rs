@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use uptake_model::html::{document, escaped};
+
 use super::compare::{Comparison, Example, MeasureFigures};
-use crate::html::{document, escaped};
 use crate::metrics::Estimate;
 
 /// Colours of candidate and production, readable on light and dark.

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use uptake_model::html::{document, escaped};
+
 use super::diagnosis::{Confusion, Diagnosis, Errors, Reliability, Wrong};
 use super::evaluation::{Figures, OutputFigures};
 use super::{Epoch, HardNegatives};
-use crate::html::{document, escaped};
 use crate::metrics::Estimate;
 
 const BLUE: &str = "#3b7dd8";

@@ -9,14 +9,22 @@ details{border:1px solid #e3e5e8;border-radius:6px;padding:.5rem .8rem;margin:.5
 @media(prefers-color-scheme:dark){body{background:#16181c;color:#e3e5e8}th,td,details{border-color:#33373e}.two pre{background:#1f2228}.bad{color:#ff8a80}.good{color:#7bd89b}.quiet{color:#9aa1ac}}";
 
 /// A page with a title, which must be escaped, over a body.
-pub(crate) fn document(title: &str, body: &str) -> String {
+#[must_use]
+pub fn document(title: &str, body: &str) -> String {
+    styled(title, "", body)
+}
+
+/// A page as [`document`] makes it, with some style of its own after the common one.
+#[must_use]
+pub fn styled(title: &str, style: &str, body: &str) -> String {
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title}</title><style>{STYLE}</style>{body}</html>\n"
+         <title>{title}</title><style>{STYLE}{style}</style>{body}</html>\n"
     )
 }
 
 /// A text as it may stand in a page, also in an attribute.
-pub(crate) fn escaped(text: &str) -> String {
+#[must_use]
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
