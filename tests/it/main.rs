@@ -16,6 +16,7 @@ mod generate;
 mod hub;
 mod import;
 mod ingest;
+mod life;
 mod local_judge;
 mod models;
 mod object_store;

@@ -130,7 +130,7 @@ async fn a_fresh_lake_has_every_table_and_view_and_they_are_empty() {
     for spec in ALL {
         assert_eq!(value(&lake, &format!("SELECT count(*) FROM {}", spec.qualified())), "0");
     }
-    for view in ["silver.signal_labels", "gold.provisional"] {
+    for view in ["silver.signal_labels", "silver.shadow_labels", "silver.label_drift", "gold.provisional"] {
         assert_eq!(value(&lake, &format!("SELECT count(*) FROM {view}")), "0");
     }
     let listed = answer(&lake, &["SELECT table_schema, table_name FROM information_schema.tables", "-o", "csv"]);

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) pipelines: Option<PathBuf>,
     /// Directory of a tagger model; the built-in one when absent.
     pub(crate) tagger: Option<PathBuf>,
+    /// A tagger on trial, which reads beside the one in use into a table of its own: a directory, or a model of the registry.
+    pub(crate) shadow_tagger: Option<String>,
     /// Traces, metrics, logs, health.
     pub(crate) telemetry: TelemetrySettings,
     /// What `uptake consume` does.
@@ -109,6 +111,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("", "subject_pepper"),
     ("", "pipelines"),
     ("", "tagger"),
+    ("", "shadow_tagger"),
     ("telemetry", "otlp_endpoint"),
     ("telemetry", "listen"),
     ("telemetry", "log"),

@@ -20,6 +20,7 @@ mod functions;
 mod journal;
 mod options;
 mod pipeline;
+mod reader;
 mod report;
 mod rows;
 mod run;

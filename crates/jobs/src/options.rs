@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uptake_model::time::Micros;
 
 use crate::report::Progress;
+use crate::tag::Tag;
 
 /// What a run is told.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct RunOptions {
     pub full_rebuild: bool,
     /// Days built at a time: the bound on memory.
     pub days_per_group: usize,
+    /// A tagger on trial, for the pipelines that say `tagger = "shadow"`; without one they do not run.
+    pub shadow: Option<Arc<dyn Tag>>,
     /// Told where the run stands.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
@@ -33,6 +36,7 @@ impl RunOptions {
             watermark: None,
             full_rebuild: false,
             days_per_group: 16,
+            shadow: None,
             progress: Arc::new(|_| ()),
         }
     }
@@ -47,6 +51,7 @@ impl fmt::Debug for RunOptions {
             .field("watermark", &self.watermark)
             .field("full_rebuild", &self.full_rebuild)
             .field("days_per_group", &self.days_per_group)
+            .field("shadow", &self.shadow)
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,7 @@ use uptake_model::{TableSpec, decode, tables};
 use crate::checks::Checks;
 use crate::error::{Error, Result};
 use crate::functions;
+use crate::reader::Reader;
 use crate::statement::{Literals, Named, Statement, literal, quoted};
 
 mod embedded {
@@ -52,7 +53,7 @@ struct Definition {
     #[serde(default)]
     days: Option<String>,
     #[serde(default)]
-    tagger: bool,
+    tagger: Reader,
     #[serde(default)]
     commit: Commit,
     #[serde(default)]
@@ -74,7 +75,7 @@ pub struct Pipeline {
     pub slice: Option<(String, String)>,
     /// What its rows are held to.
     pub checks: Checks,
-    pub(crate) tagger: bool,
+    pub(crate) tagger: Reader,
     pub(crate) commit: Commit,
     pub(crate) build: Statement,
     pub(crate) finish: Option<Statement>,
@@ -438,7 +439,7 @@ impl Pipeline {
             }
             let _ = self.relations.insert(name, entries);
         }
-        if self.literals_use_tagger(&placeholders) && !self.tagger {
+        if self.literals_use_tagger(&placeholders) && self.tagger == Reader::None {
             return Err(
                 "it uses $tagger_id or tag(…): say `tagger = true`, so that another tagger rebuilds it".to_owned()
             );
@@ -459,7 +460,7 @@ impl Pipeline {
         parts.extend(self.relations.iter().map(|(name, entries)| format!("{name}={entries:?}")));
         parts.extend(self.output.columns.iter().map(|column| format!("{}:{}", column.name, column.kind.name())));
         parts.push(format!("{:?}", self.slice));
-        if self.tagger {
+        if self.tagger != Reader::None {
             parts.push(tagger.to_owned());
         }
         decode::content_hash(parts.join("\u{0}").as_bytes()).chars().take(12).collect()

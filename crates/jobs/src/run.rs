@@ -21,6 +21,7 @@ use crate::functions::Tagging;
 use crate::journal;
 use crate::options::RunOptions;
 use crate::pipeline::{Pipeline, Pipelines};
+use crate::reader::Reader;
 use crate::report::{Progress, RunReport, Status};
 use crate::rows;
 use crate::session::Session;
@@ -45,12 +46,12 @@ pub async fn run(
     tagger: Arc<dyn Tag>,
     options: &RunOptions,
 ) -> Result<Vec<RunReport>> {
-    let order = pipelines.ordered(names)?;
-    for pipeline in &order {
+    let order = with_taggers(pipelines.ordered(names)?, names, &tagger, options)?;
+    for (pipeline, tagger) in &order {
         let generation = pipeline.generation(tagger.version());
         let known = |planned: &BTreeSet<String>| planned.contains(&generation);
         if !known(&pipelines.planned.lock().unwrap_or_else(PoisonError::into_inner)) {
-            Box::pin(check(pipeline, Arc::clone(&tagger))).await?;
+            Box::pin(check(pipeline, Arc::clone(tagger))).await?;
             let _ = pipelines.planned.lock().unwrap_or_else(PoisonError::into_inner).insert(generation);
         }
     }
@@ -61,8 +62,8 @@ pub async fn run(
     // Milliseconds are what the positions hold: what is compared is what will be stored.
     let watermark = watermark.map(|watermark| watermark.div_euclid(1_000).saturating_mul(1_000));
     let mut reports = Vec::new();
-    for pipeline in order {
-        let job = Job { lake, pipeline, options, watermark, tagger: Arc::clone(&tagger) };
+    for (pipeline, tagger) in order {
+        let job = Job { lake, pipeline, options, watermark, tagger };
         let started = Instant::now();
         let mut report = job.empty_report();
         let span = tracing::info_span!("job", pipeline = pipeline.name);
@@ -95,6 +96,30 @@ pub async fn run(
         outcome?;
     }
     Ok(reports)
+}
+
+/// Each pipeline with the tagger that it reads with. Without a tagger on trial, pipelines that read with one do not run.
+fn with_taggers<'a>(
+    order: Vec<&'a Pipeline>,
+    names: &[String],
+    tagger: &Arc<dyn Tag>,
+    options: &RunOptions,
+) -> Result<Vec<(&'a Pipeline, Arc<dyn Tag>)>> {
+    let mut with = Vec::with_capacity(order.len());
+    for pipeline in order {
+        match (pipeline.tagger, &options.shadow) {
+            (Reader::Shadow, Some(shadow)) => with.push((pipeline, Arc::clone(shadow))),
+            (Reader::Shadow, None) if names.contains(&pipeline.name) => {
+                return Err(Error::pipeline(
+                    &pipeline.name,
+                    "it reads with a tagger on trial, and none is named: set `shadow_tagger`",
+                ));
+            }
+            (Reader::Shadow, None) => {}
+            (Reader::None | Reader::InUse, _) => with.push((pipeline, Arc::clone(tagger))),
+        }
+    }
+    Ok(with)
 }
 
 /// Whether a pipeline's SQL can be planned over its tables and gives the columns of its output.

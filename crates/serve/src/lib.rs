@@ -4,7 +4,7 @@
 //! - [`Session`]: the catalog of one lake; parses, plans and runs queries, and refuses what would write.
 //! - [`Statement`]: one parsed statement; [`Answer`]: its columns and a stream of batches.
 //! - [`functions`]: `last_user_message`, `conversation_text`, `rate`, `share`, …
-//! - [`views`]: `silver.signal_labels`, `gold.provisional`.
+//! - [`views`]: `silver.signal_labels`, `silver.shadow_labels`, `silver.label_drift`, `gold.provisional`.
 //! - [`format`]: rows as a table for people, as CSV, JSON lines or Parquet.
 //!
 //! Invariants: nothing that comes through here writes to the lake; one query sees one state of each table; memory is

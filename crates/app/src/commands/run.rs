@@ -8,10 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use uptake_jobs::{Pipelines, Progress, RunOptions, RunReport, Status, Tag};
+use uptake_lake::Lake;
+use uptake_model::tables::LABEL_RATES;
 use uptake_model::time::{self, Micros};
 use uptake_tagger::Tagger;
 use uuid::Uuid;
 
+use crate::commands::models;
 use crate::context::{Context, Usage};
 use crate::progress;
 use crate::telemetry::work;
@@ -62,11 +65,13 @@ async fn run(arguments: Run, context: &Context) -> anyhow::Result<ExitCode> {
     options.watermark = arguments.watermark.as_deref().map(watermark).transpose()?;
     let display = Display::new(context.terminal && !arguments.json);
     options.progress = display.callback();
+    options.shadow = shadow(context).await?;
     let reports = Box::pin(uptake_jobs::run(&lake, &pipelines, &arguments.pipelines, tagger, &options)).await;
     display.finish();
     let reports = reports.map_err(usage)?;
     work::record_reports(&reports);
     work::record_tables(&lake).await?;
+    let drifted = drifted(&lake, &reports).await?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         for report in &reports {
@@ -74,6 +79,9 @@ async fn run(arguments: Run, context: &Context) -> anyhow::Result<ExitCode> {
         }
     } else {
         write!(out, "{}", summary(&reports))?;
+        for rate in &drifted {
+            writeln!(out, "label_rates: ALARM: {}", rate.sentence())?;
+        }
     }
     let refused = reports.iter().any(|report| report.status == Status::Refused);
     Ok(if refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
@@ -87,11 +95,44 @@ pub(crate) fn pipelines(context: &Context) -> anyhow::Result<Pipelines> {
     }
 }
 
+/// Label rates that left their history, on days that this run has built: told in the log, counted for who watches.
+async fn drifted(lake: &Lake, reports: &[RunReport]) -> anyhow::Result<Vec<models::Rate>> {
+    let days = reports.iter().filter(|report| report.output == LABEL_RATES.qualified()).flat_map(|report| &report.days);
+    let days: Vec<String> = days.cloned().collect();
+    if days.is_empty() {
+        return Ok(Vec::new());
+    }
+    let alarms = models::alarms(lake.clone(), &days).await.context("hold label rates against their history")?;
+    for alarm in &alarms {
+        tracing::warn!(
+            label = alarm.cell("label"),
+            day = alarm.cell("conversation_date"),
+            tagger = alarm.cell("tagger_id"),
+            rate = alarm.cell("rate"),
+            before = alarm.cell("history_rate"),
+            z = alarm.cell("z"),
+            "a label's rate left its history"
+        );
+    }
+    work::record_alarms(alarms.len());
+    Ok(alarms)
+}
+
+/// The tagger on trial, where the settings name one.
+pub(crate) async fn shadow(context: &Context) -> anyhow::Result<Option<Arc<dyn Tag>>> {
+    let Some(directory) = models::shadow_tagger(context).await? else { return Ok(None) };
+    let tagger = tokio::task::spawn_blocking(move || Tagger::open(&directory, uptake_tagger::Options::default()))
+        .await?
+        .context("load the tagger on trial (shadow_tagger)")?;
+    tracing::info!(tagger = tagger.version(), "a tagger on trial reads into silver.signals_shadow");
+    Ok(Some(Arc::new(work::Metered::new(tagger))))
+}
+
 /// The tagger of the settings, or the one that the program carries; loaded off the async threads.
 pub(crate) async fn tagger(context: &Context) -> anyhow::Result<Arc<dyn Tag>> {
     let directory = match &context.settings.tagger {
         Some(directory) => Some(directory.clone()),
-        None => super::models::production_tagger(context).await?,
+        None => models::production_tagger(context).await?,
     };
     let tagger = tokio::task::spawn_blocking(move || match directory {
         Some(directory) => Tagger::open(&directory, uptake_tagger::Options::default()),

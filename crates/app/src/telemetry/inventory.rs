@@ -210,6 +210,13 @@ pub(crate) static METRICS: &[Metric] = &[
     ),
     metric("job_rows_total", Counter, Count, &["job", "table"], "rows that jobs wrote"),
     metric("job_seconds", Histogram, Seconds, &["job", "status"], "one run of a job"),
+    metric(
+        "label_rate_alarms",
+        Gauge,
+        Count,
+        &[],
+        "labels whose share of follow-ups left their history, on the newest days that the latest run built",
+    ),
     metric("table_files", Gauge, Count, &["table"], "live files of a table"),
     metric(
         "table_small_files",

@@ -62,6 +62,11 @@ pub(crate) fn record_reports(reports: &[RunReport]) {
     }
 }
 
+/// Label rates that left their history in the days of the latest run.
+pub(crate) fn record_alarms(count: usize) {
+    global::meter("uptake.jobs").u64_gauge("label_rate_alarms").build().record(count as u64, &[]);
+}
+
 /// How the tables stand.
 ///
 /// # Errors

@@ -111,7 +111,7 @@ impl Case {
 
     /// Goes through the steps.
     pub(crate) async fn check(self, arrival: Arrival) -> Result<(), String> {
-        let mut bench = Bench::new();
+        let mut bench = Bench::with_shadow();
         let (mut now, mut watermark) = (0, None);
         let mut last: Vec<RunReport> = Vec::new();
         for step in &self.steps {

@@ -50,6 +50,8 @@ const WORDS: [(&str, Label); 9] = [
 pub(crate) struct KeywordTagger {
     pub(crate) tagged: AtomicUsize,
     pub(crate) version: Option<&'static str>,
+    /// A word that it does not know.
+    pub(crate) deaf_to: Option<&'static str>,
 }
 
 impl Tag for KeywordTagger {
@@ -59,23 +61,25 @@ impl Tag for KeywordTagger {
 
     fn tag(&self, exchanges: &[Exchange<'_>]) -> Result<Vec<Scored>, String> {
         let _ = self.tagged.fetch_add(exchanges.len(), Ordering::Relaxed);
-        Ok(exchanges.iter().map(score).collect())
+        Ok(exchanges.iter().map(|exchange| self.score(exchange)).collect())
     }
 }
 
-fn score(exchange: &Exchange<'_>) -> Scored {
-    let mut scored = Scored { probabilities: [0.0625; OUTPUTS], fires: [false; OUTPUTS] };
-    let said = exchange.follow_up.to_lowercase();
-    let again = exchange.earlier_users.contains(&exchange.follow_up).then_some(("", Label::Revision));
-    for (word, label) in WORDS.into_iter().chain(again) {
-        if said.contains(word) {
-            for output in [label.output(), label.kind().output()] {
-                scored.probabilities[output] = 0.875;
-                scored.fires[output] = true;
+impl KeywordTagger {
+    fn score(&self, exchange: &Exchange<'_>) -> Scored {
+        let mut scored = Scored { probabilities: [0.0625; OUTPUTS], fires: [false; OUTPUTS] };
+        let said = exchange.follow_up.to_lowercase();
+        let again = exchange.earlier_users.contains(&exchange.follow_up).then_some(("", Label::Revision));
+        for (word, label) in WORDS.into_iter().chain(again) {
+            if said.contains(word) && self.deaf_to != Some(word) {
+                for output in [label.output(), label.kind().output()] {
+                    scored.probabilities[output] = 0.875;
+                    scored.fires[output] = true;
+                }
             }
         }
+        scored
     }
-    scored
 }
 
 /// Read and planned once for all cases.
@@ -86,6 +90,8 @@ static PIPELINES: OnceLock<Pipelines> = OnceLock::new();
 pub(crate) struct Bench {
     pub(crate) lake: Lake,
     pub(crate) tagger: Arc<KeywordTagger>,
+    /// The one on trial: another version, which does not know thanks.
+    pub(crate) shadow: Option<Arc<KeywordTagger>>,
     pub(crate) pipelines: Pipelines,
     offsets: BTreeMap<String, i64>,
     runs: usize,
@@ -96,10 +102,17 @@ impl Bench {
         Self {
             lake: Lake::in_memory().unwrap(),
             tagger: Arc::new(KeywordTagger::default()),
+            shadow: None,
             pipelines: PIPELINES.get_or_init(|| Pipelines::from_directory(&crate::pipelines()).unwrap()).clone(),
             offsets: BTreeMap::new(),
             runs: 0,
         }
+    }
+
+    /// With a tagger on trial: another version, which does not know thanks.
+    pub(crate) fn with_shadow() -> Self {
+        let deaf = KeywordTagger { version: Some("keywords-2"), deaf_to: Some("thank"), ..KeywordTagger::default() };
+        Self { shadow: Some(Arc::new(deaf)), ..Self::new() }
     }
 
     /// Appends records to bronze events in one commit, decoded as `uptake consume` does, at `now`.
@@ -158,6 +171,7 @@ impl Bench {
         let mut options = RunOptions::new(format!("run-{}", self.runs), now);
         options.watermark = watermark;
         options.full_rebuild = full;
+        options.shadow = self.shadow.as_ref().map(|shadow| -> Arc<dyn Tag> { Arc::<KeywordTagger>::clone(shadow) });
         let tagger: Arc<dyn Tag> = Arc::<KeywordTagger>::clone(&self.tagger);
         Box::pin(uptake_jobs::run(&self.lake, &self.pipelines, names, tagger, &options)).await
     }

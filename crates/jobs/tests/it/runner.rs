@@ -224,6 +224,10 @@ fn faults_are_named() {
         &[("subjects/pipeline.toml", &format!("{subjects}[checks]\nnot_empty = [\"nam\"]"))],
         "has no column `nam`",
     );
+    refused(
+        &[("subjects/pipeline.toml", &format!("{subjects}tagger = \"other\""))],
+        "`tagger` must be true, false or \"shadow\"",
+    );
     refused(&[("subjects/pipeline.toml", &format!("{subjects}[parameters]\nx = 1"))], "parameter `x` is used by none");
     refused(&[("subjects/build.sql", "SELECT * FROM silver.turn")], "there is no table silver.turn;");
     refused(&[("subjects/build.sql", "SELECT * FROM silver.subjects")], "`previous.subjects`");

@@ -17,7 +17,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, Tim
 pub use bronze::{DEAD_LETTERS, EVENTS};
 pub use control::JOB_RUNS;
 pub use gold::{LOVE, PREFERENCE_PAIRS, PROMPTS, SUPERVISED, UNPAIRED};
-pub use silver::{EXCHANGES, REACTIONS, REJECTED, SIGNALS, SUBJECTS, TURNS};
+pub use silver::{EXCHANGES, LABEL_RATES, REACTIONS, REJECTED, SIGNALS, SIGNALS_SHADOW, SUBJECTS, TURNS};
 
 /// The layer of a table, which is also its directory and its SQL schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,12 +208,14 @@ impl fmt::Display for TableSpec {
 }
 
 /// Every table, in the order of the flow.
-pub static ALL: [&TableSpec; 14] = [
+pub static ALL: [&TableSpec; 16] = [
     &EVENTS,
     &DEAD_LETTERS,
     &TURNS,
     &REACTIONS,
     &SIGNALS,
+    &SIGNALS_SHADOW,
+    &LABEL_RATES,
     &EXCHANGES,
     &SUBJECTS,
     &REJECTED,

@@ -105,6 +105,34 @@ pub static SIGNALS: TableSpec = TableSpec {
     statistics: &["turn_id", "conversation_id", "tagger_id"],
 };
 
+/// Silver `signals_shadow`: what a tagger on trial reads in one follow-up, beside the one in use.
+pub static SIGNALS_SHADOW: TableSpec = TableSpec {
+    name: "signals_shadow",
+    grain: "one follow-up, by the tagger that is tried beside the one in use; nothing is built on it",
+    ..SIGNALS
+};
+
+const LABEL_RATE_COLUMNS: &[Column] = &[
+    required("tagger_id", Kind::Text, "version of the tagger"),
+    required("label", Kind::Text, "label, or sat or dsat"),
+    required("follow_ups", Kind::Long, "follow-ups of the day that the tagger read"),
+    required("fired", Kind::Long, "those for which the label fired"),
+    required("least_change", Kind::Float, "smallest change of the label's rate that is worth an alarm"),
+    DATE,
+];
+
+/// Silver `label_rates`: how often a label fires.
+pub static LABEL_RATES: TableSpec = TableSpec {
+    layer: Layer::Silver,
+    name: "label_rates",
+    grain: "one label of one tagger on one day of conversations",
+    key: &["tagger_id", "label"],
+    columns: LABEL_RATE_COLUMNS,
+    partition: &["conversation_date"],
+    order: &["tagger_id", "label"],
+    statistics: &["tagger_id", "label"],
+};
+
 const EXCHANGE_COLUMNS: &[Column] = &[
     required("turn_id", Kind::Text, "assistant turn: the response"),
     optional("alias", Kind::Text, "another id of the response"),

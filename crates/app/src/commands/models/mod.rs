@@ -1,5 +1,6 @@
 //! `uptake models`: what was trained, how good it is, and which of it is in use.
 
+mod drift;
 mod notify;
 mod text;
 mod watch;
@@ -13,6 +14,8 @@ use uptake_model::time::Micros;
 use uptake_registry::{Action as Done, Added, Change, Entry, Error, ErrorKind, Event, Kind, Outcome, Registry};
 
 use crate::context::{Context, Usage};
+
+pub(crate) use drift::{Rate, alarms};
 
 /// Exit code where the gates refuse.
 const REFUSED: u8 = 3;
@@ -95,6 +98,7 @@ enum Action {
         output: Output,
     },
     Watch(watch::Watch),
+    Drift(drift::Drift),
 }
 
 #[derive(Debug, clap::Args)]
@@ -189,6 +193,7 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
             })
         }
         Action::Watch(watch) => watch.run(context).await,
+        Action::Drift(drift) => drift.run(context).await,
     }
 }
 
@@ -264,6 +269,24 @@ pub(crate) async fn production_tagger(context: &Context) -> anyhow::Result<Optio
     let directory = registry.fetch(&entry, &context.settings.models.cache()?).await.map_err(usage)?;
     tracing::info!(model = entry.id, "the tagger in use comes from the registry");
     Ok(Some(directory))
+}
+
+/// The directory of the tagger on trial: of the setting `shadow_tagger`, which names a directory or a model of the registry.
+pub(crate) async fn shadow_tagger(context: &Context) -> anyhow::Result<Option<PathBuf>> {
+    let Some(named) = &context.settings.shadow_tagger else { return Ok(None) };
+    if Path::new(named).is_dir() {
+        return Ok(Some(named.into()));
+    }
+    let registry = registry(context)?;
+    let found = registry.show(named).await;
+    let entry = found.map_err(|error| match error.kind() {
+        ErrorKind::Invalid => Usage(format!("shadow_tagger: `{named}` is no directory, and {error}")).into(),
+        _ => anyhow::Error::from(error),
+    })?;
+    if entry.kind != Kind::Tagger {
+        return Err(Usage(format!("shadow_tagger: {} is a {}, no tagger", entry.id, entry.kind)).into());
+    }
+    Ok(Some(registry.fetch(&entry, &context.settings.models.cache()?).await.map_err(usage)?))
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {
