@@ -1,11 +1,13 @@
 //! The parts of the benches that must be compiled: what `benches/run` measures, and the limits that it is held against.
 //!
 //! - [`tagger`]: the tagger's parts on given conversations, a round at a time, so that rounds of other engines fit between.
+//! - [`signals`]: sends messages at a rate and measures when their signals come.
 //! - [`topic`]: fills topics with a sample log, reads them with librdkafka alone, and stores the same records without Kafka.
 //!
 //! Each prints JSON lines for the scripts beside it. Absent on purpose: comparisons and tables, which are the scripts'.
 
 mod processor_time;
+mod signals;
 mod tagger;
 mod topic;
 
@@ -18,7 +20,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 const USAGE: &str = "usage: uptake-bench tagger MODEL CONVERSATIONS
        uptake-bench fill BOOTSTRAP PARTITIONS CONVERSATIONS SEED
        uptake-bench drain BOOTSTRAP
-       uptake-bench store LAKE CONVERSATIONS SEED";
+       uptake-bench store LAKE CONVERSATIONS SEED
+       uptake-bench signals-prepare BOOTSTRAP MESSAGES SIGNALS PARTITIONS
+       uptake-bench signals BOOTSTRAP MESSAGES SIGNALS RATE SECONDS SEED";
 
 fn run(arguments: &[&str]) -> Result<(), Failure> {
     match arguments {
@@ -27,6 +31,12 @@ fn run(arguments: &[&str]) -> Result<(), Failure> {
             topic::fill(bootstrap, partitions.parse()?, conversations.parse()?, seed.parse()?)
         }
         ["drain", bootstrap] => topic::drain(bootstrap),
+        ["signals-prepare", bootstrap, messages, signals, partitions] => {
+            signals::prepare(bootstrap, messages, signals, partitions.parse()?)
+        }
+        ["signals", bootstrap, messages, signals, rate, seconds, seed] => {
+            signals::measure(bootstrap, messages, signals, rate.parse()?, seconds.parse()?, seed.parse()?)
+        }
         ["store", lake, conversations, seed] => topic::store(lake, conversations.parse()?, seed.parse()?),
         _ => Err(USAGE.into()),
     }

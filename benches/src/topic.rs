@@ -24,7 +24,7 @@ use crate::processor_time::take;
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn say(answer: &Value) -> Result<(), Failure> {
+pub(crate) fn say(answer: &Value) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{answer}")?;
     Ok(())
 }
@@ -37,16 +37,24 @@ fn sample(conversations: usize, seed: u64) -> Result<Vec<uptake_sample::Record>,
     Ok(uptake_sample::generate(&Plan::new(seed, conversations))?.records)
 }
 
-/// Makes the topics of a sample log and fills them.
-pub(crate) fn fill(bootstrap: &str, partitions: i32, conversations: usize, seed: u64) -> Result<(), Failure> {
+/// Makes topics.
+pub(crate) fn make_topics(bootstrap: &str, names: &[&str], partitions: i32) -> Result<(), Failure> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
     // The log lies in the past: the broker's usual retention would delete it at once.
-    let topics =
-        TOPICS.map(|(name, _)| NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1"));
+    let topics: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1"))
+        .collect();
     let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
     for made in runtime()?.block_on(admin.create_topics(&topics, &options))? {
         made.map_err(|(topic, code)| format!("make {topic}: {code}"))?;
     }
+    Ok(())
+}
+
+/// Makes the topics of a sample log and fills them.
+pub(crate) fn fill(bootstrap: &str, partitions: i32, conversations: usize, seed: u64) -> Result<(), Failure> {
+    make_topics(bootstrap, &TOPICS.map(|(name, _)| name), partitions)?;
     let producer = TestProducer::connect(bootstrap)?;
     let records = sample(conversations, seed)?;
     for record in &records {
