@@ -31,7 +31,8 @@ struct Layer {
     feed_norm: Norm,
 }
 
-/// An encoder of BERT's kind (see [`crate::settings::MODEL_TYPES`]) with a head of one dense layer on the first token's state beside the mean of all.
+/// An encoder of one of the [`MODEL_TYPES`](crate::MODEL_TYPES), with a head of one dense layer on the first token's state beside
+/// the mean of all.
 #[derive(Debug)]
 pub struct Encoder {
     heads: usize,
@@ -161,20 +162,13 @@ impl Encoder {
                 return Err(Error::Bug("an input has no tokens"));
             }
             for (position, token) in input.tokens.iter().enumerate() {
-                let word = row(&self.words, *token as usize, width);
-                let added = self.body.added(position, position >= input.first_segment, width);
-                let (Some(word), Some(added)) = (word, added) else {
-                    return Err(Error::Bug("an input does not fit the encoder's vocabulary or positions"));
-                };
                 let into = into.next().unwrap_or_default();
-                match added {
-                    Some((place, segment)) => {
-                        for (out, ((word, place), segment)) in into.iter_mut().zip(word.iter().zip(place).zip(segment))
-                        {
-                            *out = word + place + segment;
-                        }
-                    }
-                    None => into.copy_from_slice(word),
+                let Some(word) = row(&self.words, *token as usize, width) else {
+                    return Err(Error::Bug("an input does not fit the encoder's vocabulary"));
+                };
+                into.copy_from_slice(word);
+                if !self.body.add(position, position >= input.first_segment, into) {
+                    return Err(Error::Bug("an input does not fit the encoder's positions"));
                 }
             }
         }
@@ -229,15 +223,20 @@ impl Body {
         })
     }
 
-    /// Rows that a token's own is added to, those of its position and its segment, where there are such; nothing for a
-    /// position that the encoder does not take.
-    fn added(&self, position: usize, later: bool, width: usize) -> Option<Option<(&[f32], &[f32])>> {
+    /// Adds to a token's row those of its position and its segment, where there are such; false for a position that the
+    /// encoder does not take.
+    fn add(&self, position: usize, later: bool, into: &mut [f32]) -> bool {
         match self {
             Self::Bert { first_position, later_segment, positions, segments, .. } => {
-                let place = row(positions, first_position + position, width)?;
-                Some(Some((place, row(segments, if later { *later_segment } else { 0 }, width)?)))
+                let place = row(positions, first_position + position, into.len());
+                let segment = row(segments, if later { *later_segment } else { 0 }, into.len());
+                let (Some(place), Some(segment)) = (place, segment) else { return false };
+                for (into, (place, segment)) in into.iter_mut().zip(place.iter().zip(segment)) {
+                    *into = *into + place + segment;
+                }
+                true
             }
-            Self::Modern { longest, .. } => (position < *longest).then_some(None),
+            Self::Modern { longest, .. } => position < *longest,
         }
     }
 }

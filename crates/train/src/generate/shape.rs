@@ -139,42 +139,37 @@ impl State {
     fn byte(&mut self, byte: u8) -> bool {
         let Some(place) = self.stack.last_mut() else { return false };
         let Some(part) = place.parts.get(place.at) else { return false };
-        let within = match part {
+        let next = match part {
             Part::Literal(bytes) => literal(bytes, place.within, byte),
             Part::Text => text(place.within, byte),
             Part::Choice(choices) => choice(choices, place.within, byte),
-            Part::Integer => match integer(place.within, byte) {
-                // It has no end of its own: this byte belongs to what follows.
-                Some(None) => {
+            Part::Integer => {
+                let next = integer(place.within, byte);
+                if next == Next::Whole {
+                    // It has no end of its own: this byte belongs to what follows.
                     self.leave();
                     return self.byte(byte);
                 }
-                Some(within) => Some(within),
-                None => None,
-            },
+                next
+            }
             Part::List(item) => match (place.within, byte) {
-                (Within::Start, b'[') => Some(Some(Within::Opened)),
-                (Within::Opened | Within::AfterItem, b']') => Some(None),
-                (Within::AfterItem, b',') => Some(Some(Within::AfterComma)),
-                (Within::AfterComma, b' ') => {
-                    let item = Arc::clone(item);
+                (Within::Start, b'[') => Next::Within(Within::Opened),
+                (Within::Opened | Within::AfterItem, b']') => Next::Whole,
+                (Within::AfterItem, b',') => Next::Within(Within::AfterComma),
+                (Within::AfterComma, b' ') | (Within::Opened, _) => {
+                    let opened = place.within == Within::Opened;
+                    let parts = Arc::clone(item);
                     place.within = Within::Item;
-                    self.stack.push(Place { parts: item, at: 0, within: Within::Start });
-                    return true;
+                    self.stack.push(Place { parts, at: 0, within: Within::Start });
+                    return !opened || self.byte(byte);
                 }
-                (Within::Opened, _) => {
-                    let item = Arc::clone(item);
-                    place.within = Within::Item;
-                    self.stack.push(Place { parts: item, at: 0, within: Within::Start });
-                    return self.byte(byte);
-                }
-                _ => None,
+                _ => Next::Refused,
             },
         };
-        match within {
-            Some(Some(within)) => place.within = within,
-            Some(None) => self.leave(),
-            None => return false,
+        match next {
+            Next::Within(within) => place.within = within,
+            Next::Whole => self.leave(),
+            Next::Refused => return false,
         }
         true
     }
@@ -195,52 +190,70 @@ impl State {
     }
 }
 
-// Of a byte inside of a part: nothing where it may not come, else where the part is then, or nothing where it is whole.
-type Next = Option<Option<Within>>;
+/// What a byte inside of a part leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It may not come.
+    Refused,
+    /// The part goes on there.
+    Within(Within),
+    /// The part is whole.
+    Whole,
+}
 
 fn literal(bytes: &[u8], within: Within, byte: u8) -> Next {
     let at = if let Within::Literal(at) = within { at } else { 0 };
-    (bytes.get(at) == Some(&byte)).then(|| (at + 1 < bytes.len()).then_some(Within::Literal(at + 1)))
+    if bytes.get(at) != Some(&byte) {
+        Next::Refused
+    } else if at + 1 < bytes.len() {
+        Next::Within(Within::Literal(at + 1))
+    } else {
+        Next::Whole
+    }
 }
 
 fn text(within: Within, byte: u8) -> Next {
-    let inside = |bytes: usize, left| Some(Some(Within::Text { bytes: bytes + 1, left }));
+    let inside = |bytes: usize, left| Next::Within(Within::Text { bytes: bytes + 1, left });
     match within {
-        Within::Start if byte == b'"' => Some(Some(Within::Text { bytes: 0, left: 0 })),
+        Within::Start if byte == b'"' => Next::Within(Within::Text { bytes: 0, left: 0 }),
         // No `\u`: half of a pair would be no text, and every character can be written as it is.
         Within::Escape { bytes } if b"\"\\/bfnrt".contains(&byte) => inside(bytes, 0),
         Within::Text { bytes, left: 0 } => match byte {
-            b'"' => Some(None),
-            _ if bytes >= LONGEST_TEXT => None,
-            b'\\' => Some(Some(Within::Escape { bytes: bytes + 1 })),
+            b'"' => Next::Whole,
+            _ if bytes >= LONGEST_TEXT => Next::Refused,
+            b'\\' => Next::Within(Within::Escape { bytes: bytes + 1 }),
             0x20..=0x7f => inside(bytes, 0),
             0xc2..=0xdf => inside(bytes, 1),
             0xe0..=0xef => inside(bytes, 2),
             0xf0..=0xf4 => inside(bytes, 3),
-            _ => None,
+            _ => Next::Refused,
         },
         Within::Text { bytes, left } if (0x80..=0xbf).contains(&byte) => inside(bytes, left - 1),
-        _ => None,
+        _ => Next::Refused,
     }
 }
 
 fn choice(choices: &[Vec<u8>], within: Within, byte: u8) -> Next {
     let (bytes, like) = if let Within::Choice { bytes, like } = within { (bytes, like) } else { (0, 0) };
-    let begun = choices.get(like)?.get(..bytes)?;
-    let like = choices.iter().position(|choice| choice.starts_with(begun) && choice.get(bytes) == Some(&byte))?;
-    Some((bytes + 1 < choices[like].len()).then_some(Within::Choice { bytes: bytes + 1, like }))
+    let Some(begun) = choices.get(like).and_then(|choice| choice.get(..bytes)) else { return Next::Refused };
+    let goes_on = |choice: &Vec<u8>| choice.starts_with(begun) && choice.get(bytes) == Some(&byte);
+    match choices.iter().position(goes_on) {
+        None => Next::Refused,
+        Some(like) if bytes + 1 < choices[like].len() => Next::Within(Within::Choice { bytes: bytes + 1, like }),
+        Some(_) => Next::Whole,
+    }
 }
 
 fn integer(within: Within, byte: u8) -> Next {
     let (digits, ended) = if let Within::Integer { digits, ended } = within { (digits, ended) } else { (0, false) };
     match byte {
-        b'-' if within == Within::Start => Some(Some(Within::Integer { digits: 0, ended: false })),
+        b'-' if within == Within::Start => Next::Within(Within::Integer { digits: 0, ended: false }),
         b'0'..=b'9' if !ended && digits < DIGITS => {
-            Some(Some(Within::Integer { digits: digits + 1, ended: digits == 0 && byte == b'0' }))
+            Next::Within(Within::Integer { digits: digits + 1, ended: digits == 0 && byte == b'0' })
         }
-        b'0'..=b'9' => None,
-        _ if digits > 0 => Some(None),
-        _ => None,
+        b'0'..=b'9' => Next::Refused,
+        _ if digits > 0 => Next::Whole,
+        _ => Next::Refused,
     }
 }
 
