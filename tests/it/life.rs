@@ -223,6 +223,35 @@ async fn a_label_that_leaves_its_history_is_an_alarm_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn a_run_that_builds_such_a_day_says_so() {
+    let bench = Bench::new();
+    let chat = |id: usize| {
+        let said =
+            [("user", "Which river runs through Rome?"), ("assistant", "The Tiber."), ("user", "Thank you so much!")];
+        let messages = said.map(|(role, text)| json!({"role": role, "content": text}));
+        json!({"conversation_id": format!("c{id}"), "start_time": "2026-02-01T09:00:00Z", "messages": messages})
+    };
+    let chats = |ids: std::ops::Range<usize>| ids.map(|id| chat(id).to_string() + "\n").collect::<String>();
+    bench.write("first.jsonl", &chats(0..1));
+    let _ = bench.said(0, &["import", "first.jsonl"]);
+    assert!(!bench.said(0, &["run"]).contains("ALARM"), "there is no history");
+    let tagger = bench.rows("SELECT tagger_id FROM silver.signals")[0]["tagger_id"].clone();
+    let first = parse_day("2026-02-01").unwrap();
+    let before = (1..=20).map(|day| {
+        json!({"tagger_id": tagger, "label": "gratitude", "follow_ups": 2000, "fired": 20, "least_change": 0.005,
+            "conversation_date": day_text(first - day)})
+    });
+    gold::write(&bench.lake(), &LABEL_RATES, &before.collect::<Vec<_>>()).await;
+    bench.write("second.jsonl", &chats(1..40));
+    let _ = bench.said(0, &["import", "second.jsonl"]);
+    let text = bench.said(0, &["run"]);
+    let alarm = "label_rates: ALARM: gratitude fired for 100.00 % of 40 follow-ups of 2026-02-01, before it was 1.00 %";
+    assert!(text.contains(alarm) && text.contains("a label's rate left its history"), "{text}");
+    assert!(!bench.said(0, &["run"]).contains("ALARM"), "it is told once");
+    assert!(bench.said(3, &["models", "drift"]).contains("1 of 26 label rates left"));
+}
+
+#[tokio::test]
 async fn small_counts_short_histories_and_restless_labels_are_no_alarm() {
     // Few follow-ups: whatever they do, chance can do it.
     let bench = Bench::new();
