@@ -18,9 +18,9 @@ def ours(*arguments) -> dict | None:
     return json.loads(said) if said.strip() else None
 
 
-def measure(bootstrap: str, folder: Path, rate: float, flush_age: str, arguments: argparse.Namespace) -> dict:
+def measure(bootstrap: str, folder: Path, rate: int, flush_age: str, arguments: argparse.Namespace) -> dict:
     """One rate: a consumer of its own on topics of its own, into a lake of its own."""
-    name = f"rate-{rate:g}-{flush_age}"
+    name = f"rate-{rate}-{flush_age}"
     messages, signals = f"{name}.messages", f"{name}.signals"
     ours("signals-prepare", bootstrap, messages, signals, arguments.partitions)
     command = [binary("uptake"), "--lake", folder / name, "consume", "--brokers", bootstrap, "--group", name, "--tag",
@@ -62,7 +62,7 @@ def report(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benches/run signals", description=__doc__)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2, 10, 30, 60], help="records a second (default: %(default)s)")
+    parser.add_argument("--rates", type=int, nargs="+", default=[5, 20, 60, 120], help="records a second (default: %(default)s)")
     parser.add_argument("--flush-ages", nargs="+", default=["1s", "200ms"], help="values of signals.flush_age (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=20, help="seconds a rate (default: %(default)s)")
     parser.add_argument("--partitions", type=int, default=4, help="partitions of the topics (default: %(default)s)")

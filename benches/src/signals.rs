@@ -43,8 +43,8 @@ pub(crate) fn measure(
     bootstrap: &str,
     messages: &str,
     signals: &str,
-    rate: f64,
-    seconds: u64,
+    rate: u32,
+    seconds: u32,
     seed: u64,
 ) -> Result<(), Failure> {
     let sent = Sent::default();
@@ -63,11 +63,11 @@ pub(crate) fn measure(
     let _ = settled(&heard);
     lock(&heard).clear();
 
-    let count = (rate * seconds as f64) as usize;
+    let count = usize::try_from(rate * seconds)?;
     let log: Vec<Record> = records(seed, count / 3 + 10)?.into_iter().take(count).collect();
     let began = Instant::now();
     for (number, record) in log.iter().enumerate() {
-        let due = began + Duration::from_secs_f64(number as f64 / rate);
+        let due = began + Duration::from_secs_f64(number as f64 / f64::from(rate));
         while Instant::now() < due {
             std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
         }
@@ -90,15 +90,15 @@ pub(crate) fn measure(
         })
         .collect();
     latencies.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        let place = ((latencies.len() as f64 * share).ceil() as usize).clamp(1, latencies.len().max(1)) - 1;
+    let at = |percent: usize| {
+        let place = (latencies.len() * percent).div_ceil(100).max(1) - 1;
         latencies.get(place).copied()
     };
     say(&json!({
         "rate": rate, "records": log.len(), "signals": latencies.len(),
         "signals_per_second": latencies.len() as f64 / took.as_secs_f64(),
         "sent_in": took.as_secs_f64(), "last_signal_after": last.map(|last| last.saturating_duration_since(began).as_secs_f64()),
-        "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0),
+        "p50": at(50), "p90": at(90), "p99": at(99), "max": at(100),
     }))
 }
 

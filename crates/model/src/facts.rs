@@ -95,7 +95,9 @@ impl Telling {
         let mut turns = turns_of(&self.kind, &self.payload, self.event_time, self.subject_key.as_deref())?;
         if self.skewed {
             let corrected = self.broker_time.unwrap_or(self.ingest_time);
-            turns.iter_mut().for_each(|turn| turn.event_time = corrected);
+            for turn in &mut turns {
+                turn.event_time = corrected;
+            }
         }
         Ok(turns)
     }

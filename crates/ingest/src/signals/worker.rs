@@ -195,7 +195,9 @@ impl Worker {
                     }
                 }
             }
-            some.iter().for_each(|key| self.store.set_whole(key));
+            for key in some {
+                self.store.set_whole(key);
+            }
             debug!(conversations = some.len(), events = tellings.len(), "read context from the tables");
             self.shared.metrics.signals_looked_up(some.len() as u64);
         }
