@@ -208,10 +208,11 @@ impl Fetch<'_> {
             };
         }
         let of = sent.response.content_length().map(|rest| if whole { rest } else { rest + part.bytes });
-        while !whole {
+        let mut more = !whole;
+        while more {
             match sent.response.chunk().await {
                 Ok(Some(chunk)) => part.write(&chunk)?,
-                Ok(None) => break,
+                Ok(None) => more = false,
                 Err(error) => {
                     tracing::debug!(file, bytes = part.bytes, "a connection broke");
                     return Ok(Attempt::Again { status: None, reason: chain(&error), bytes: part.bytes });
