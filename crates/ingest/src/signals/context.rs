@@ -298,16 +298,10 @@ impl Conversation {
             };
             if self.is_orphan(turn) {
                 found.without_response += 1;
-            } else if turn.role == "user" && self.answers(turn, &exchanges) {
+            } else if turn.role == "user" && answers(turn, &exchanges) {
                 found.another_follows += 1;
             }
         }
-    }
-
-    /// Whether the turn names a response that has another follow-up.
-    fn answers(&self, turn: &Turn, exchanges: &[tree::Exchange]) -> bool {
-        let Some(parent) = turn.parent.as_deref() else { return false };
-        exchanges.iter().any(|exchange| exchange.turn_id == parent && exchange.follow_up_turn_id.is_some())
     }
 
     fn asked(
@@ -337,6 +331,12 @@ impl Conversation {
             broker_time,
         })
     }
+}
+
+/// Whether the turn names a response that has another follow-up.
+fn answers(turn: &Turn, exchanges: &[tree::Exchange]) -> bool {
+    let Some(parent) = turn.parent.as_deref() else { return false };
+    exchanges.iter().any(|exchange| exchange.turn_id == parent && exchange.follow_up_turn_id.is_some())
 }
 
 #[cfg(test)]

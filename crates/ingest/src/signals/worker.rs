@@ -211,24 +211,25 @@ impl Worker {
     }
 
     fn score_and_publish(&mut self, asked: &[Asked]) -> Result<(), Stopped> {
-        let scorer = Arc::clone(&self.tagging.scorer);
+        let tagger = Arc::clone(&self.tagging.scorer);
         let follow_ups: Vec<FollowUp<'_>> = asked
             .iter()
             .map(|asked| FollowUp { before: &asked.before, response: &asked.response, follow_up: &asked.follow_up })
             .collect();
-        let scores = self.patiently("tagger", |_| {
-            let scores = scorer.score(&follow_ups)?;
-            let right = scores.len() == follow_ups.len();
-            let wrong = || format!("the tagger gave {} scores for {} follow-ups", scores.len(), follow_ups.len());
-            if right { Ok(scores) } else { Err(wrong()) }
+        let read = self.patiently("tagger", |_| {
+            let given = tagger.score(&follow_ups)?;
+            if given.len() == follow_ups.len() {
+                return Ok(given);
+            }
+            Err(format!("the tagger gave {} scores for {} follow-ups", given.len(), follow_ups.len()))
         })?;
         let mut outgoing = Vec::with_capacity(asked.len());
-        for (asked, scored) in asked.iter().zip(scores) {
+        for (asked, scored) in asked.iter().zip(read) {
             let signal = Signal {
                 turn_id: asked.turn_id.clone(),
                 follow_up_turn_id: asked.follow_up_turn_id.clone(),
                 conversation_id: asked.key.1.clone(),
-                tagger_id: scorer.version().to_owned(),
+                tagger_id: tagger.version().to_owned(),
                 input_hash: asked.input_hash.clone(),
                 probabilities: scored.probabilities,
                 fires: scored.fires,
