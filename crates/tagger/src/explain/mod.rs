@@ -7,6 +7,10 @@
 //! the ends of the average that a Shapley value takes (as comprehensiveness and sufficiency: `DeYoung` et al. 2020,
 //! arXiv:1911.03429). Both work for any model, since they ask nothing of it but logits.
 //!
+//! With the model that ships, on 99 labels that fire in 140 labelled follow-ups of six words and more: taking away the two words
+//! of the largest effect lowers the log-odds by 2.24 (chosen by what is lost alone 2.40, by what is gained alone 1.88, by lot
+//! 0.35); keeping nothing else of the follow-up leaves 2.14 of 2.00 (by what is lost 1.78, by what is gained 2.04, by lot −1.02).
+//!
 //! Sentences are left out first, each in one pass; then come the words of the follow-up, and those of other sentences in the
 //! order of their effect, as far as the passes go. Where they do not, several words are taken at once, and stand as one piece.
 //! Nothing moves in for what is left out: neither text that was cut off, nor another relation to earlier messages.

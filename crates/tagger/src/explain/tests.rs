@@ -22,7 +22,7 @@ fn an_effect_is_what_the_word_takes_away_and_what_it_brings() {
     files.tagger = tagger.replacen("\"scale\":1.0", "\"scale\":2.5", 1).into_bytes().into();
     let tagger = Tagger::new(&files, Options::default()).unwrap();
     let exchange = Exchange::alone("how", "so, a b c", "Thanks, it worked!");
-    let explained = &tagger.explain(&[exchange.clone()], &all()).unwrap()[0];
+    let explained = &tagger.explain(std::slice::from_ref(&exchange), &all()).unwrap()[0];
     assert_eq!(words(explained, &exchange, Part::FollowUp), ["Thanks", ",", "it", "worked", "!"]);
     assert_eq!((explained.unread.len(), explained.relations.len()), (0, 0));
     // One pass for the whole, three for sentences; for a text and for a word of it one and two.
@@ -48,7 +48,7 @@ fn an_effect_is_what_the_word_takes_away_and_what_it_brings() {
             for (found, expected) in [
                 (piece.left_out[place], left_out),
                 (piece.alone[place], brought),
-                (piece.effects[place], (left_out + brought) / 2.0),
+                (piece.effects[place], f32::midpoint(left_out, brought)),
             ] {
                 assert!((found - expected).abs() < 1e-4, "{word}, output {output}: {found}, not {expected}");
             }
@@ -79,7 +79,7 @@ fn nothing_is_said_of_words_that_the_model_does_not_read() {
     let tagger = tiny::open(1, Options::default()).unwrap();
     let long = "a b c d. ".repeat(60) + "the end";
     let exchange = Exchange::alone("\u{0}\u{200b}", &long, "no\u{301}\u{0}pe \u{1b}[31m");
-    let explained = &tagger.explain(&[exchange.clone()], &all()).unwrap()[0];
+    let explained = &tagger.explain(std::slice::from_ref(&exchange), &all()).unwrap()[0];
     let unread: Vec<_> =
         explained.unread.iter().map(|(part, span)| (*part, &part.of(&exchange)[span.clone()])).collect();
     assert_eq!(unread.len(), 1, "{unread:?}");
@@ -169,7 +169,7 @@ fn the_words_that_carry_a_signal_stand_out() {
         let answer = "Use `df.drop_duplicates()`. If only certain columns matter, pass `subset=['a', 'b']`.";
         let exchange = Exchange::alone("How do I drop duplicate rows in pandas?", answer, follow_up);
         let reach = Reach { wanted: Wanted::Outputs(vec![output]), ..Reach::default() };
-        let explained = &tagger.explain(&[exchange.clone()], &reach).unwrap()[0];
+        let explained = &tagger.explain(std::slice::from_ref(&exchange), &reach).unwrap()[0];
         assert!(explained.scores.fires_output(output), "{follow_up}");
         let strongest = explained.words.iter().max_by(|a, b| a.effects[0].total_cmp(&b.effects[0])).unwrap();
         let seen: Vec<_> = explained
