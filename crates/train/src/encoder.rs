@@ -77,15 +77,14 @@ impl TrainableEncoder {
     /// Logits `[inputs, outputs]`. `keep` multiplies the pooled state (dropout), where given: `[inputs, 2 · hidden]`.
     pub(crate) fn logits(&self, inputs: &[&Input], keep: Option<&Tensor>) -> Result<Tensor> {
         let batch = Batch::new(inputs, &self.config)?;
-        let state = match &self.config.modern {
-            Some(modern) => self.modern(modern, &batch)?,
-            None => {
-                let mut state = self.embed(&batch)?;
-                for layer in 0..self.config.num_hidden_layers {
-                    state = self.layer(layer, &state, &batch)?;
-                }
-                state
+        let state = if let Some(modern) = &self.config.modern {
+            self.modern(modern, &batch)?
+        } else {
+            let mut state = self.embed(&batch)?;
+            for layer in 0..self.config.num_hidden_layers {
+                state = self.layer(layer, &state, &batch)?;
             }
+            state
         };
         let state = state.reshape((batch.rows, batch.columns, self.config.hidden_size))?;
         let first = state.narrow(1, 0, 1)?.squeeze(1)?;

@@ -329,8 +329,8 @@ fn encoders_of_every_type_are_trained_and_served_with_either_layout() {
         let _ = train(&options, &mut |_| {}).unwrap();
         // It is refused where the golden logits are not its own.
         let tagger = Tagger::open(&options.out, uptake_tagger::Options::default()).unwrap();
-        let tagged = tagger.logits(&[Exchange::alone("how a b", "so 7 it worked", "thanks, <s> it worked")]).unwrap();
-        assert!(tagged[0].is_some(), "{kind}");
+        let logits = tagger.logits(&[Exchange::alone("how a b", "so 7 it worked", "thanks, <s> it worked")]).unwrap();
+        assert!(logits[0].is_some(), "{kind}");
         let longer = Options { max_tokens: 65, out: fixture.directory.path().join("long"), ..options };
         let error = train(&longer, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("the encoder takes 16 to 64"), "{error}");

@@ -52,12 +52,11 @@ impl TrainableEncoder {
         let mut state = self.scale("embeddings.norm", &words)?;
         for (layer, sight) in modern.layers.iter().enumerate() {
             let known = seen.iter().position(|seen| seen.sight == *sight);
-            let known = match known {
-                Some(known) => known,
-                None => {
-                    seen.push(Seen::new(*sight, batch, head_width)?);
-                    seen.len() - 1
-                }
+            let known = if let Some(known) = known {
+                known
+            } else {
+                seen.push(Seen::new(*sight, batch, head_width)?);
+                seen.len() - 1
             };
             state = self.modern_layer(layer, &state, batch, &seen[known])?;
         }

@@ -329,7 +329,7 @@ mod tests {
                         assert!(value["labels"].is_array(), "{answer:?}");
                     }
                     Finish::Length => {
-                        assert!(answer.tokens == 60 && answer.text.starts_with("{\"labels\": ["), "{answer:?}")
+                        assert!(answer.tokens == 60 && answer.text.starts_with("{\"labels\": ["), "{answer:?}");
                     }
                 }
                 assert!(answer.prompt_tokens > WORTH);

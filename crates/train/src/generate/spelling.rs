@@ -9,6 +9,9 @@ use super::shape::State;
 use crate::error::{Error, Result};
 use crate::policy::chat::Chat;
 
+/// The bytes of a token as it stands in the vocabulary; nothing where it stands for none.
+type BytesOf = Box<dyn Fn(&str) -> Option<Vec<u8>>>;
+
 /// The bytes of each token; none for control tokens and for ids that are no token.
 #[derive(Debug)]
 pub(super) struct Spelling {
@@ -21,7 +24,7 @@ impl Spelling {
     pub(super) fn new(tokenizer: &[u8], chat: &Chat, vocabulary: usize) -> Option<Self> {
         let file: Value = serde_json::from_slice(tokenizer).ok()?;
         let decoder = file.get("decoder")?.to_string();
-        let bytes_of: Box<dyn Fn(&str) -> Option<Vec<u8>>> = if decoder.contains("\"ByteLevel\"") {
+        let bytes_of: BytesOf = if decoder.contains("\"ByteLevel\"") {
             let bytes = byte_letters();
             Box::new(move |token| token.chars().map(|letter| bytes.get(&letter).copied()).collect())
         } else if decoder.contains("\"ByteFallback\"") || decoder.contains("\"Metaspace\"") {
