@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 /// Which crates of ours a crate may use in its normal dependencies.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("sample", &["model"]),
     ("progress", &["model"]),
@@ -18,14 +18,18 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("hub", &[]),
     ("train", &["model", "lake", "tagger"]),
     ("registry", &["model", "lake"]),
+    ("schedule", &[]),
     (
         "app",
-        &["model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "hub", "registry", "serve", "train"],
+        &[
+            "model", "sample", "progress", "lake", "ingest", "tagger", "jobs", "judge", "hub", "registry", "schedule",
+            "serve", "train",
+        ],
     ),
 ];
 
 /// Which crates may name a foreign system.
-const OWNERS: [(&str, &[&str]); 9] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("rdkafka", &["ingest"]),
     ("deltalake", &["lake"]),
     ("object_store", &["lake"]),
@@ -34,6 +38,8 @@ const OWNERS: [(&str, &[&str]); 9] = [
     ("candle-transformers", &["tagger", "train"]),
     ("tokenizers", &["tagger", "train"]),
     ("reqwest", &["hub", "judge"]),
+    ("sqlx", &["schedule"]),
+    ("croner", &["schedule"]),
     ("anyhow", &["app"]),
 ];
 

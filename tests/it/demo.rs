@@ -30,7 +30,7 @@ fn done(lake: &Path, arguments: &[&str]) -> (String, String) {
 }
 
 fn demo(lake: &Path) -> (String, String) {
-    done(lake, &["demo", "--seed", SEED, "--conversations", CONVERSATIONS])
+    done(lake, &["demo", "--no-night", "--seed", SEED, "--conversations", CONVERSATIONS])
 }
 
 /// The rows of a query.
@@ -61,7 +61,7 @@ fn the_demo_is_what_its_log_says() {
     let lake = directory.path().join("lake");
     let (endpoint, posted) = collector::listen();
     let watched = command(&lake)
-        .args(["demo", "--seed", SEED, "--conversations", CONVERSATIONS])
+        .args(["demo", "--no-night", "--seed", SEED, "--conversations", CONVERSATIONS])
         .env("UPTAKE_TELEMETRY_OTLP_ENDPOINT", endpoint)
         .output()
         .unwrap();
@@ -170,7 +170,7 @@ fn again_is_no_change(lake: &Path) {
     let (_, told) = demo(lake);
     assert!(told.contains("nothing new"), "{told}");
     assert_eq!(sql(lake, "SELECT count(*) AS n FROM bronze.events"), before);
-    let output = run(lake, &["demo", "--seed", "8", "--conversations", CONVERSATIONS]);
+    let output = run(lake, &["demo", "--no-night", "--seed", "8", "--conversations", CONVERSATIONS]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("demo of seed 7") && error.contains("--lake"), "{error}");
@@ -200,4 +200,28 @@ fn a_directory_of_something_else_is_left_alone() {
     assert!(error.contains("not empty"), "{error}");
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["thesis.txt"]);
+}
+
+#[test]
+fn the_night_learns_from_the_week_and_its_gates_decide() {
+    let directory = tempfile::tempdir().unwrap();
+    let lake = directory.path().join("lake");
+    let arguments = ["demo", "--seed", SEED, "--conversations", "120"];
+    let (summary, progress) = done(&lake, &arguments);
+    assert!(summary.contains("The night") && summary.contains("is refused: step `gate`"), "{summary}\n{progress}");
+    let settings = lake.join("night/uptake.toml");
+    let settings = settings.to_str().unwrap();
+    let json = |arguments: &[&str]| -> Value { serde_json::from_str(&done(&lake, arguments).0).unwrap() };
+    let models = json(&["models", "list", "--config", settings, "-o", "json"]);
+    let in_use = models["in_use"].as_array().unwrap();
+    assert!(in_use.len() == 1 && in_use[0].as_str().unwrap().starts_with("love/"), "one gate passes: {models}");
+    assert_eq!(models["models"].as_array().unwrap().len(), 2, "and one refuses: {models}");
+    let run = json(&["runs", "show", "night", "--config", settings, "-o", "json"]);
+    let page = lake.join("night/runs").join(run["run"]["id"].as_str().unwrap()).join("report/report.html");
+    assert!(summary.contains(page.to_str().unwrap()), "{summary}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("score.difference"));
+    // Again: the night is over and stays as it was.
+    let (summary, _) = done(&lake, &arguments);
+    assert!(summary.contains("is refused: step `gate`"), "{summary}");
+    assert_eq!(json(&["runs", "show", "night", "--config", settings, "-o", "json"]), run);
 }

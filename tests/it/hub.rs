@@ -165,7 +165,7 @@ fn a_classifier_starts_from_a_name_and_its_card_says_so() {
     let server = Server::start(&[("org/roberta", "../crates/tagger/fixtures/encoders/roberta")]);
     let row = |at: usize| {
         let (word, sat, dsat) =
-            if at % 2 == 0 { ("thanks", "gratitude", None) } else { ("no", "", Some("negative_feedback")) };
+            if at.is_multiple_of(2) { ("thanks", "gratitude", None) } else { ("no", "", Some("negative_feedback")) };
         let sat: Vec<&str> = Some(sat).filter(|label| !label.is_empty()).into_iter().collect();
         let messages = json!([
             {"role": "user", "content": format!("how {at}")},

@@ -22,6 +22,7 @@ mod models;
 mod object_store;
 mod policy;
 mod reward;
+mod schedule;
 mod snapshot;
 mod sql;
 mod tag;

@@ -51,16 +51,30 @@ impl Postgres {
             drop.chain([program]).chain(arguments.iter().map(|&word| word.to_owned())).collect()
         };
         let place = data.to_string_lossy();
-        let make = words("initdb", &["-D", &place, "-A", "trust", "-U", "uptake", "-E", "UTF8", "--no-sync"]);
-        let made = Command::new(&make[0]).args(&make[1..]).current_dir(&directory).output().expect("start initdb");
+        let words_of_initdb =
+            words("initdb", &["-D", &place, "-A", "trust", "-U", "uptake", "-E", "UTF8", "--no-sync"]);
+        let (program, arguments) = words_of_initdb.split_first().expect("a program");
+        let made = Command::new(program).args(arguments).current_dir(&directory).output().expect("start initdb");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let [port] = free_ports();
         let (port_text, sockets) = (port.to_string(), directory.to_string_lossy());
         let server = words(
             "postgres",
-            &["-D", &place, "-p", &port_text, "-h", "127.0.0.1", "-k", &sockets, "-c", "fsync=off",
-              // Nothing is left in /dev/shm, however it ends.
-              "-c", "dynamic_shared_memory_type=mmap"],
+            &[
+                "-D",
+                &place,
+                "-p",
+                &port_text,
+                "-h",
+                "127.0.0.1",
+                "-k",
+                &sockets,
+                "-c",
+                "fsync=off",
+                // Nothing is left in /dev/shm, however it ends.
+                "-c",
+                "dynamic_shared_memory_type=mmap",
+            ],
         );
         let mut keeper = Keeper::start(&directory, &server, &[("KEEPER_SIGNAL", "QUIT")]);
         keeper.until_it_listens("Postgres", port);
@@ -115,5 +129,7 @@ fn programs() -> PathBuf {
         found.sort();
         found.pop()
     };
-    on_path.or_else(debian).expect("Postgres: install it (Debian: postgresql), or let UPTAKE_POSTGRES name its programs")
+    on_path
+        .or_else(debian)
+        .expect("Postgres: install it (Debian: postgresql), or let UPTAKE_POSTGRES name its programs")
 }

@@ -1,6 +1,7 @@
 //! What every command gets: the settings, the lake, and whether a person is watching.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use uptake_lake::Lake;
@@ -30,6 +31,8 @@ pub(crate) fn reader_left(error: &anyhow::Error) -> bool {
 pub(crate) struct Context {
     /// Settings, checked together at start.
     pub(crate) settings: Settings,
+    /// The file that they come from, if there is one.
+    pub(crate) config: Option<PathBuf>,
     /// Whether standard error is a terminal, so that progress can be drawn.
     pub(crate) terminal: bool,
     /// Where a running command says whether it lives and is ready.
@@ -38,8 +41,8 @@ pub(crate) struct Context {
 
 impl Context {
     /// A context over these settings.
-    pub(crate) fn new(settings: Settings, health: Health) -> Self {
-        Self { settings, terminal: std::io::stderr().is_terminal(), health }
+    pub(crate) fn new(settings: Settings, config: Option<PathBuf>, health: Health) -> Self {
+        Self { settings, config, terminal: std::io::stderr().is_terminal(), health }
     }
 
     /// The lake that the user named.

@@ -62,7 +62,8 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let settings = settings::Settings::load(cli.config.as_deref(), cli.lake)?;
+    let config = settings::file(cli.config);
+    let settings = settings::Settings::load(config.as_deref(), cli.lake)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Query planning recurses deeply, more so in an unoptimised build.
@@ -77,7 +78,7 @@ fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         let _ = watched.log.get_or_insert_with(|| "warn".to_owned());
     }
     let telemetry = telemetry::Telemetry::start(&watched, &runtime)?;
-    let context = Context::new(settings, telemetry.health());
+    let context = Context::new(settings, config, telemetry.health());
     // The command runs on a worker of the runtime, whose stack is known, not on the main thread.
     let code = runtime.block_on(async {
         let span = cli.command.span();

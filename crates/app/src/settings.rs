@@ -6,6 +6,7 @@
 pub(crate) mod ingest;
 pub(crate) mod judge;
 pub(crate) mod models;
+pub(crate) mod schedule;
 pub(crate) mod signals;
 
 use std::fmt;
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) judge: judge::JudgeSettings,
     /// The registry of models.
     pub(crate) models: models::ModelsSettings,
+    /// What runs when.
+    pub(crate) schedule: schedule::ScheduleSettings,
 }
 
 /// Traces, metrics, logs, health.
@@ -64,14 +67,19 @@ impl fmt::Debug for Settings {
     }
 }
 
+/// The settings file: the one that was named, else the one in this directory, if there is one.
+pub(crate) fn file(named: Option<PathBuf>) -> Option<PathBuf> {
+    let default = Path::new("uptake.toml");
+    named.or_else(|| default.exists().then(|| default.to_owned()))
+}
+
 impl Settings {
     /// Reads the file (if there is one), then the environment.
     ///
     /// # Errors
     /// [`Usage`] that names the file and the key.
     pub(crate) fn load(file: Option<&Path>, lake: Option<String>) -> anyhow::Result<Self> {
-        let default = Path::new("uptake.toml");
-        let mut table = match file.or_else(|| default.exists().then_some(default)) {
+        let mut table = match file {
             Some(path) => {
                 let text =
                     std::fs::read_to_string(path).with_context(|| format!("read settings {}", path.display()))?;
@@ -138,6 +146,12 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("signals", "queue_bytes"),
     ("signals", "flush_age"),
     ("models", "cache"),
+    ("schedule", "state"),
+    ("schedule", "directory"),
+    ("schedule", "poll"),
+    ("schedule", "ask_every"),
+    ("schedule", "lease"),
+    ("schedule", "concurrency"),
     ("judge", "endpoint"),
     ("judge", "model"),
     ("judge", "api_key_variable"),

@@ -8,8 +8,8 @@
 //! - [`tree::resolve`]: the exchanges (prompt path, response, follow-up) of one conversation tree.
 //! - [`subject::Pepper`]: user ids become HMAC subject keys here and nowhere else.
 //! - [`phrases`]: refusals, apologies and emoji in answers, as guards and tripwires count them.
-//! - [`signal::Signal`]: a signal as it is published, its id and the hash of what was read.
 //! - [`html`]: the frame and style of the pages that reports are.
+//! - [`signal::Signal`]: a signal as it is published, its id and the hash of what was read.
 //! - [`labels`], [`text`]: the 18 feedback signals and the one text normalisation of training and serving.
 //! - [`words`]: where words and sentences stand in a text.
 //!

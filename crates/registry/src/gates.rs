@@ -76,7 +76,10 @@ pub fn judge(gates: &[Gate], kind: Kind, figures: &Figures, production: Option<(
         .map(|gate| {
             let figure = figures.get(&gate.figure).copied();
             let rival = production.and_then(|(_, figures)| figures.get(&gate.figure)).copied();
-            let faults = gate.faults(figure, rival);
+            let mut faults = gate.faults(figure, rival);
+            if figure.is_none() {
+                faults.extend(kin(&gate.figure, figures));
+            }
             let holds = faults.is_empty();
             let reason = if holds { within(figure) } else { faults.join("; ") };
             Verdict { gate: gate.clone(), figure, production: rival, holds, reason }
@@ -130,6 +133,16 @@ impl Gate {
         }
         faults
     }
+}
+
+/// Figures that may have been meant: those of the same document.
+fn kin(missing: &str, figures: &Figures) -> Option<String> {
+    const MOST: usize = 8;
+    let first = missing.split('.').next().unwrap_or_default();
+    let kin: Vec<&str> =
+        figures.keys().map(String::as_str).filter(|name| name.split('.').next() == Some(first)).collect();
+    let more = if kin.len() > MOST { ", …" } else { "" };
+    (!kin.is_empty()).then(|| format!("of `{first}` there are {}{more}", kin[..kin.len().min(MOST)].join(", ")))
 }
 
 fn within(figure: Option<Figure>) -> String {

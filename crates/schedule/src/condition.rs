@@ -64,9 +64,8 @@ impl Condition {
             _ => false,
         };
         let Some(step) = self.grew_by else { return self.judge_truth(value, seen, now, waiting) };
-        let number: f64 = value
-            .parse()
-            .map_err(|_| format!("`{}` gave `{value}`, and grew_by wants a number", self.query))?;
+        let number: f64 =
+            value.parse().map_err(|_| format!("`{}` gave `{value}`, and grew_by wants a number", self.query))?;
         let before = seen.value.unwrap_or_default();
         if number < before {
             // A table that was rebuilt smaller: growth counts from there.
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     fn growth() -> Condition {
-        let every = Some(Duration::from_secs(60));
+        let every = Some(Duration::from_mins(1));
         Condition { query: "SELECT count(*)".to_owned(), grew_by: Some(100.0), at_most_every: every }
     }
 

@@ -89,16 +89,16 @@ struct Work<'a> {
 /// The database's, and those of the run's directory. The run then stays claimed until its lease ends.
 pub async fn execute(execution: &Execution, run: &Run) -> Result<Option<RunState>> {
     let span = tracing::info_span!("run", run = run.id, job = run.job);
-    let _ = span.in_scope(|| tracing::info!(attempt = run.attempt, cause = run.cause.name(), "the run starts"));
+    span.in_scope(|| tracing::info!(attempt = run.attempt, cause = run.cause.name(), "the run starts"));
     let mut work = Work::begin(execution, run).await?;
-    let (state, reason, not_before) = match work.steps().await? {
-        Some(ended) => ended,
-        None => return Ok(None),
-    };
+    let Some((state, reason, not_before)) = work.steps().await? else { return Ok(None) };
     let now = execution.clock.now();
-    span.in_scope(|| match state {
-        RunState::Succeeded => tracing::info!("the run has succeeded"),
-        _ => tracing::warn!(state = state.name(), reason, "the run has not succeeded"),
+    span.in_scope(|| {
+        if state == RunState::Succeeded {
+            tracing::info!("the run has succeeded");
+        } else {
+            tracing::warn!(state = state.name(), reason, "the run has not succeeded");
+        }
     });
     let left = execution.store.leave(run, state, reason.as_deref(), not_before.unwrap_or(now), now).await?;
     Ok(left.then_some(state))
@@ -145,9 +145,11 @@ impl<'a> Work<'a> {
                 let _ = states.insert(&step.name, (StepState::Succeeded, None));
                 continue;
             }
-            let missing = run.plan.needs(position).into_iter().find(|name| {
-                states.get(name).is_none_or(|(state, _)| *state != StepState::Succeeded)
-            });
+            let missing = run
+                .plan
+                .needs(position)
+                .into_iter()
+                .find(|name| states.get(name).is_none_or(|(state, _)| *state != StepState::Succeeded));
             if let Some(missing) = missing.filter(|_| !step.always) {
                 let reason = format!("`{missing}` has not ended well");
                 let mut skipped = self.record(position, step, StepState::Skipped);
@@ -305,7 +307,8 @@ impl<'a> Work<'a> {
 
     /// Whether who has the run now is on this machine: then the process is taken over, too, and not ours to end.
     async fn is_next_door(&self) -> Result<bool> {
-        let machine = |worker: &Option<String>| worker.as_ref().and_then(|name| name.split('/').next().map(str::to_owned));
+        let machine =
+            |worker: &Option<String>| worker.as_ref().and_then(|name| name.split('/').next().map(str::to_owned));
         let now = self.execution.store.run(&self.run.id).await?;
         Ok(now.state == RunState::Running && machine(&now.worker) == machine(&self.run.worker))
     }
@@ -313,10 +316,11 @@ impl<'a> Work<'a> {
     async fn judge(&mut self, step: &Step, request: &Request, mut record: StepRun, ended: Ended) -> Result<Outcome> {
         record.exit_code = ended.0.map(i64::from);
         let (state, again, reason) = judged(ended, record.log.as_deref());
-        if state != StepState::Succeeded {
-            return self.end(record, state, again, reason, None).await;
-        }
         let result = result_of(&request.output);
+        if state != StepState::Succeeded {
+            // What a gate has refused is worth reading, too.
+            return self.end(record, state, again, reason, Some(result)).await;
+        }
         if let Err(error) = self.keep(step, request, &result) {
             return self.end(record, StepState::Failed, true, Some(error.to_string()), None).await;
         }
@@ -368,7 +372,7 @@ impl<'a> Work<'a> {
     /// Waits for the process, and says meanwhile that this worker lives.
     async fn watch(&self, step: &Step, process: &mut Process, started: Millis) -> Result<Verdict> {
         let Execution { store, clock, lease, .. } = self.execution;
-        let mut stop = self.execution.stop.clone();
+        let mut told = self.execution.stop.clone();
         let mut beat = tokio::time::interval((*lease / BEATS).min(LONGEST_BEAT));
         let limits = [
             step.time_limit.map(|limit| started.saturating_add(millis(limit))),
@@ -380,7 +384,7 @@ impl<'a> Work<'a> {
             tokio::select! {
                 ended = process.wait() => return ended.map(Verdict::Ended),
                 () = clock.wait_until(limit.unwrap_or(Millis::MAX)), if limit.is_some() => return Ok(Verdict::OverTime),
-                () = stopped(&mut stop) => return Ok(Verdict::Stopped),
+                () = stopped(&mut told) => return Ok(Verdict::Stopped),
                 _ = beat.tick() => {
                     let next = clock.now().saturating_add(millis(*lease));
                     match store.renew(self.run, next).await {
@@ -416,7 +420,7 @@ impl<'a> Work<'a> {
         if !self.execution.store.write_step(self.run, &record).await? {
             return Ok(Outcome::Lost);
         }
-        if let Some(result) = result {
+        if let Some(result) = result.filter(|_| state == StepState::Succeeded) {
             let _ = self.values.results.insert(record.step.clone(), result);
         }
         let _ = self.earlier.insert(record.step.clone(), record);
@@ -435,9 +439,10 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// How a run ends whose steps have: what failed weighs more than what was refused.
 fn ending(states: &BTreeMap<&str, (StepState, Option<String>)>) -> Ending {
     let of = |wanted: StepState| {
-        states.iter().find(|(_, (state, _))| *state == wanted).map(|(name, (_, reason))| {
-            Some(format!("step `{name}`: {}", reason.as_deref().unwrap_or(wanted.name())))
-        })
+        states
+            .iter()
+            .find(|(_, (state, _))| *state == wanted)
+            .map(|(name, (_, reason))| Some(format!("step `{name}`: {}", reason.as_deref().unwrap_or(wanted.name()))))
     };
     match (of(StepState::Failed), of(StepState::Refused)) {
         (Some(reason), _) => (RunState::Failed, reason, None),
@@ -471,10 +476,13 @@ fn result_of(output: &Path) -> Value {
     serde_json::from_slice(&bytes).unwrap_or(Value::Null)
 }
 
-/// The line that says what went wrong: the last that begins as errors do, else the last.
-fn last_error(log: &str) -> Option<&str> {
-    let lines = || log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    lines().find(|line| line.starts_with("error:") || line.starts_with("refused")).or_else(|| lines().next())
+/// What says what went wrong: the last line that begins as errors do, with its cause, else the last line.
+fn last_error(log: &str) -> Option<String> {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let at = lines.iter().rposition(|line| line.starts_with("error:") || line.starts_with("refused"));
+    let Some(at) = at else { return lines.last().map(|line| (*line).to_owned()) };
+    let causes = lines[at + 1..].iter().take_while(|line| line.starts_with("because:"));
+    Some(std::iter::once(&lines[at]).chain(causes).copied().collect::<Vec<_>>().join(" "))
 }
 
 /// The end of a log, as text.

@@ -25,8 +25,9 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
             parts.push(Part::Text(&brace[..1]));
             rest = &brace[2..];
         } else if let Some(after) = brace.strip_prefix('{') {
-            let (name, after) =
-                after.split_once('}').ok_or_else(|| format!("`{text}`: a brace is not closed; write {{{{ for a brace"))?;
+            let (name, after) = after
+                .split_once('}')
+                .ok_or_else(|| format!("`{text}`: a brace is not closed; write {{{{ for a brace"))?;
             parts.push(Part::Name(name.trim()));
             rest = after;
         } else {

@@ -10,7 +10,7 @@ use crate::cron::{CatchUp, Cron};
 use crate::fill;
 
 /// Waiting time before the first retry, where nothing is said.
-const BACKOFF: Duration = Duration::from_secs(300);
+const BACKOFF: Duration = Duration::from_mins(5);
 /// Longest name of a job or a step: names become parts of file names.
 const LONGEST_NAME: usize = 40;
 

@@ -207,7 +207,8 @@ mod tests {
     }
 
     /// Hangs for ever, deaf to the polite signal, and says when it does.
-    const DEAF: &str = "mkfifo wait; sh -c 'trap \"\" TERM; echo $$ > pid; mv pid deaf; while :; do read x < wait; done'";
+    const DEAF: &str =
+        "mkfifo wait; sh -c 'trap \"\" TERM; echo $$ > pid; mv pid deaf; while :; do read x < wait; done'";
 
     #[tokio::test]
     async fn outputs_and_the_exit_code_are_kept() {

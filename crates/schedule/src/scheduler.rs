@@ -183,9 +183,10 @@ impl Scheduler {
 }
 
 fn tell(run: &Run) {
-    match run.state {
-        RunState::Missed => tracing::warn!(run = run.id, reason = run.reason, "a run is missed"),
-        _ => tracing::info!(run = run.id, cause = run.cause.name(), "a run waits"),
+    if run.state == RunState::Missed {
+        tracing::warn!(run = run.id, reason = run.reason, "a run is missed");
+    } else {
+        tracing::info!(run = run.id, cause = run.cause.name(), "a run waits");
     }
 }
 

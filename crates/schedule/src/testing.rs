@@ -60,6 +60,14 @@ impl Ask for Answer {
     }
 }
 
+/// Whether a daemon has looked at a job's cron line yet: what is due from then on is not missed.
+///
+/// # Errors
+/// The database's errors.
+pub async fn has_looked(store: &Store, job: &str) -> Result<bool> {
+    store.has_memory(job).await
+}
+
 /// A job of one step.
 pub fn job(name: &str, lock: Option<&str>) -> Job {
     let step = Step { name: "only".to_owned(), command: vec!["true".to_owned()], ..Step::default() };
@@ -71,7 +79,7 @@ pub fn job(name: &str, lock: Option<&str>) -> Job {
         when: None,
         lock: lock.map(ToOwned::to_owned),
         retries: 0,
-        backoff: Duration::from_secs(60),
+        backoff: Duration::from_mins(1),
         time_limit: None,
         steps: vec![step],
     }
@@ -180,7 +188,10 @@ async fn leases(one: &Store, other: &Store) -> Result<(), String> {
     expect(!fine(one.write_step(&early, &step).await)?, "who lost it writes no step")?;
     expect(fine(one.renew(&early, 9_999).await)?.is_none(), "nor renews it")?;
     expect(!fine(one.leave(&early, RunState::Succeeded, None, 0, 0).await)?, "nor ends it")?;
-    expect(fine(other.write_step(&late, &StepRun { state: StepState::Running, ..step.clone() }).await)?, "who has it does")?;
+    expect(
+        fine(other.write_step(&late, &StepRun { state: StepState::Running, ..step.clone() }).await)?,
+        "who has it does",
+    )?;
     expect(fine(other.write_step(&late, &step).await)?, "and again")?;
     expect(fine(one.steps(&late.id).await)? == [step], "a step is read as it was last written")?;
     expect(fine(other.leave(&late, RunState::Queued, Some("later"), 3_000, 2_600).await)?, "it is put back")?;
@@ -196,7 +207,10 @@ async fn people(store: &Store) -> Result<(), String> {
     let job = job("by-hand", None);
     let waiting = add(store, &job, None, 4_000).await?.ok_or("a run")?;
     let cancelled = fine(store.cancel(&waiting.id, "ann", 4_001).await)?;
-    expect(cancelled.state == RunState::Cancelled && cancelled.ended_at == Some(4_001), "what waits is cancelled at once")?;
+    expect(
+        cancelled.state == RunState::Cancelled && cancelled.ended_at == Some(4_001),
+        "what waits is cancelled at once",
+    )?;
     expect(store.cancel(&waiting.id, "ann", 4_002).await.is_err(), "but once")?;
     let again = fine(store.retry(&waiting.id, 4_003).await)?;
     expect(again.state == RunState::Queued && again.cancel_by.is_none(), "it can be taken up again")?;

@@ -25,7 +25,8 @@ struct Daemon {
 
 impl Daemon {
     async fn start(directory: &Path, jobs: Vec<Job>, clock: &HandClock, answer: &Answer) -> Self {
-        let store = Store::open(&format!("sqlite://{}", directory.join("state/schedule.sqlite").display())).await.unwrap();
+        let store =
+            Store::open(&format!("sqlite://{}", directory.join("state/schedule.sqlite").display())).await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let execution = Execution {
             store: store.clone(),
@@ -35,13 +36,13 @@ impl Daemon {
             environment: vec![("SHARED".to_owned(), directory.to_string_lossy().into_owned())],
             directory: directory.join("runs"),
             // Longer than what a test moves the clock by while a run is under way.
-            lease: Duration::from_secs(600),
+            lease: Duration::from_mins(10),
             stop: stopped,
         };
         let options = Options {
             worker: "here/test".to_owned(),
             poll: Duration::from_secs(5),
-            ask_every: Duration::from_secs(60),
+            ask_every: Duration::from_mins(1),
             concurrency: 2,
         };
         let scheduler = Scheduler::new(jobs, execution.clone(), Arc::new(answer.clone()), options).unwrap();
@@ -51,7 +52,7 @@ impl Daemon {
 
     /// Waits until the runs of a job are in these states, newest first.
     async fn until(&self, job: &str, states: &[RunState]) -> Vec<Run> {
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + Duration::from_mins(1);
         loop {
             let runs = self.store.runs(&Filter { job: Some(job.to_owned()), state: None, limit: 100 }).await.unwrap();
             if runs.iter().map(|run| run.state).eq(states.iter().copied()) {
@@ -77,7 +78,7 @@ fn scripted(name: &str, steps: Vec<Step>) -> Job {
 }
 
 fn hours(count: u64) -> Duration {
-    Duration::from_secs(3_600 * count)
+    Duration::from_hours(count)
 }
 
 fn read(path: impl AsRef<Path>) -> String {
@@ -114,7 +115,8 @@ async fn a_night_comes_due_and_its_steps_hand_on_what_they_made() {
     assert!(steps[2].log.as_deref().unwrap().contains("a list of 5"), "{steps:?}");
     // Downtime of three nights: the latest is caught up, the others are missed and say so.
     clock.advance(hours(72));
-    let runs = daemon.until("night", &[RunState::Succeeded, RunState::Missed, RunState::Missed, RunState::Succeeded]).await;
+    let runs =
+        daemon.until("night", &[RunState::Succeeded, RunState::Missed, RunState::Missed, RunState::Succeeded]).await;
     assert!(runs[1].reason.as_deref().unwrap().contains("a later time was due"), "{runs:?}");
     daemon.stop().await;
 }
@@ -133,7 +135,8 @@ async fn failures_are_tried_again_at_their_step_and_refusals_are_not() {
     );
     let flaky = Job { retries: 2, ..flaky };
     let always = Step { always: true, ..step("report", "echo reported") };
-    let gated = scripted("gated", vec![step("gate", "echo 'refused: too low' >&2; exit 3"), step("promote", "true"), always]);
+    let gated =
+        scripted("gated", vec![step("gate", "echo 'refused: too low' >&2; exit 3"), step("promote", "true"), always]);
     let gated = Job { retries: 2, ..gated };
     let daemon = Daemon::start(directory.path(), vec![flaky.clone(), gated.clone()], &clock, &Answer::new("")).await;
     for job in [&flaky, &gated] {
@@ -143,7 +146,8 @@ async fn failures_are_tried_again_at_their_step_and_refusals_are_not() {
     clock.advance(Duration::from_secs(6));
     let refused = daemon.until("gated", &[RunState::Refused]).await;
     assert_eq!(refused[0].reason.as_deref(), Some("step `gate`: refused by a check (exit code 3): refused: too low"));
-    let states: Vec<StepState> = daemon.store.steps(&refused[0].id).await.unwrap().iter().map(|step| step.state).collect();
+    let states: Vec<StepState> =
+        daemon.store.steps(&refused[0].id).await.unwrap().iter().map(|step| step.state).collect();
     assert_eq!(states, [StepState::Refused, StepState::Skipped, StepState::Succeeded]);
     let second = directory.path().join("second");
     for (tries, wait) in [(1, 60), (2, 120)] {
@@ -156,7 +160,7 @@ async fn failures_are_tried_again_at_their_step_and_refusals_are_not() {
         let reason = runs[0].reason.clone().unwrap();
         assert!(reason.contains("exit code 1: error: not yet; try"), "{reason}");
         assert_eq!(runs[0].not_before, daemon.clock.now() + wait * 1_000);
-        clock.advance(Duration::from_millis(1_000 * u64::try_from(wait).unwrap()));
+        clock.advance(Duration::from_secs(u64::try_from(wait).unwrap()));
     }
     let runs = daemon.until("flaky", &[RunState::Succeeded]).await;
     let steps = daemon.store.steps(&runs[0].id).await.unwrap();
@@ -168,7 +172,8 @@ async fn failures_are_tried_again_at_their_step_and_refusals_are_not() {
 async fn a_run_is_cancelled_and_its_process_ends() {
     let directory = tempfile::tempdir().unwrap();
     let clock = HandClock::new(START);
-    let hang = "mkfifo $SHARED/never; echo $$ > $SHARED/pid.part; mv $SHARED/pid.part $SHARED/pid; read x < $SHARED/never";
+    let hang =
+        "mkfifo $SHARED/never; echo $$ > $SHARED/pid.part; mv $SHARED/pid.part $SHARED/pid; read x < $SHARED/never";
     let long = scripted("long", vec![step("hang", hang)]);
     let daemon = Daemon::start(directory.path(), vec![long.clone()], &clock, &Answer::new("")).await;
     let new = NewRun { job: &long, cause: Cause::Hand, reason: None, due_at: START, key: None, missed: None };
@@ -269,7 +274,8 @@ async fn a_worker_that_died_is_followed_by_another_that_takes_over_its_process()
     let clock = HandClock::new(START);
     let script = "echo x >> $SHARED/count; mkfifo $SHARED/go; echo > $SHARED/there; read x < $SHARED/go; echo 7";
     let plain = scripted("plain", vec![step("only", script), step("last", "echo > $SHARED/last")]);
-    let store = Store::open(&format!("sqlite://{}", directory.path().join("state/schedule.sqlite").display())).await.unwrap();
+    let store =
+        Store::open(&format!("sqlite://{}", directory.path().join("state/schedule.sqlite").display())).await.unwrap();
     let new = NewRun { job: &plain, cause: Cause::Hand, reason: None, due_at: START, key: None, missed: None };
     let _ = store.add(&new, START).await.unwrap().unwrap();
     let lost = store.claim("here/gone", START, 600_000).await.unwrap().unwrap();

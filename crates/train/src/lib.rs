@@ -37,5 +37,6 @@ mod model_files;
 pub mod policy;
 pub mod reward;
 mod rows;
+pub mod stand_in;
 
 pub use error::{Error, ErrorKind, Result};

@@ -220,7 +220,7 @@ async fn what_is_published_is_what_the_nightly_job_writes() {
 async fn a_gateways_line_holds_its_own_context() {
     let place = Place::new("signals-gateway").await;
     let line = |said: &[&str], answer: &str| {
-        let role = |at: usize| if at % 2 == 0 { "user" } else { "assistant" };
+        let role = |at: usize| if at.is_multiple_of(2) { "user" } else { "assistant" };
         let messages: Vec<Value> =
             said.iter().enumerate().map(|(at, text)| json!({ "role": role(at), "content": text })).collect();
         json!({
@@ -253,8 +253,8 @@ async fn after_a_restart_context_comes_from_the_tables() {
         ["Name a river.", "The Thames.", "No, one in France.", "The Loire.", "Thanks, perfect!", "Gladly.", "Bye"];
     let produce = |from: usize, to: usize| {
         for conversation in ["chat-1", "chat-2"] {
-            for index in from..to {
-                let payload = message(conversation, i32::try_from(index).unwrap(), texts[index]);
+            for (index, text) in texts.iter().enumerate().take(to).skip(from) {
+                let payload = message(conversation, i32::try_from(index).unwrap(), text);
                 place.produce(uptake_sample::MESSAGES, conversation, Some(&payload));
             }
         }

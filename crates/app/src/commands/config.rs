@@ -76,6 +76,7 @@ fn faults(settings: &Settings) -> Vec<String> {
     faults.extend(ingest_faults(settings));
     faults.extend(settings.judge.faults());
     faults.extend(settings.models.faults());
+    faults.extend(settings.schedule.faults());
     faults.extend(telemetry::faults(&settings.telemetry));
     faults
 }

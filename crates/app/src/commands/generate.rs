@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use indicatif::ProgressBar;
+use uptake_registry::Kind;
 use uptake_train::Error;
 use uptake_train::generate::{Event, Generator, Options, Output, Sampling, Summary};
 
 use crate::base;
+use crate::commands::models;
 use crate::commands::tag::open;
 use crate::context::Context;
 use crate::progress;
@@ -23,6 +25,7 @@ use crate::progress;
 /// An answer depends on model, prompt, id and options alone, not on what it is computed with. A run that was killed goes on
 /// where it was when it is started again, and ends with the same bytes.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Generate {
     /// Prompts; `-` for standard input.
     file: PathBuf,
@@ -40,6 +43,10 @@ pub(crate) struct Generate {
     /// Directory of an adapter in PEFT's layout, as `uptake train policy` writes it.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+
+    /// With the adapter of the policy that is in use, by the registry of the lake; without one where none is.
+    #[arg(long, conflicts_with = "adapter")]
+    promoted: bool,
 
     /// Tokens of an answer at most.
     #[arg(long, value_name = "N", default_value_t = defaults().max_new_tokens)]
@@ -103,6 +110,9 @@ impl Generate {
     pub(crate) async fn run(mut self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
         self.model = base::find(&self.model, terminal).await?.directory;
+        if self.promoted {
+            self.adapter = models::production(context, Kind::Policy).await?;
+        }
         // It takes processor time and blocks on files: it has no business on an async thread.
         tokio::task::spawn_blocking(move || self.generate(terminal)).await?
     }

@@ -9,6 +9,8 @@ mod generate;
 mod import;
 mod models;
 mod run;
+mod runs;
+mod schedule;
 mod score;
 mod snapshot;
 mod sql;
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Import(import::Import),
     Models(models::Arguments),
     Run(run::Run),
+    Runs(runs::Arguments),
+    Schedule(schedule::Schedule),
     Score(score::Score),
     Snapshot(snapshot::Arguments),
     Sql(sql::Arguments),
@@ -46,9 +50,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The span around a command that runs once. A consumer runs for ever: there each flush is a trace of its own.
+    /// The span around a command that runs once. A consumer runs for ever: there each flush is a trace of its own. So does the
+    /// scheduler: there each run is.
     pub(crate) fn span(&self) -> tracing::Span {
-        if matches!(self, Self::Consume(_)) {
+        if matches!(self, Self::Consume(_) | Self::Schedule(_)) {
             return tracing::Span::none();
         }
         let shown = format!("{self:?}");
@@ -68,6 +73,8 @@ impl Command {
             Self::Import(command) => command.run(context).await,
             Self::Models(arguments) => Box::pin(models::run(arguments, context)).await,
             Self::Run(command) => command.run(context).await,
+            Self::Runs(arguments) => Box::pin(runs::run(arguments, context)).await,
+            Self::Schedule(command) => Box::pin(command.run(context)).await,
             Self::Score(command) => command.run(context).await,
             Self::Snapshot(arguments) => snapshot::run(arguments, context).await,
             Self::Sql(arguments) => sql::run(arguments, context).await,

@@ -1,6 +1,7 @@
 //! `uptake snapshot`: gold tables as directories that trainers load.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
@@ -66,6 +67,19 @@ struct Publish {
     #[arg(long, value_name = "N")]
     version: Option<i64>,
 
+    /// Leave a copy in this new directory, every file compared with the manifest: what trainers read when the lake is an
+    /// object store.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+
+    /// End with 3 when there are fewer rows to train on: too few to learn from.
+    #[arg(long, value_name = "N")]
+    min_rows: Option<u64>,
+
+    /// End with 5 when there are more rows to train on: more than the night may take.
+    #[arg(long, value_name = "N")]
+    max_rows: Option<u64>,
+
     /// How the report is written; `json` is the manifest.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -73,6 +87,8 @@ struct Publish {
 
 /// Exit code for what a check refuses.
 const REFUSED: u8 = 3;
+/// Exit code for what a budget stops.
+const OVER_BUDGET: u8 = 5;
 
 /// Runs the command.
 pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Result<ExitCode> {
@@ -120,6 +136,15 @@ impl Publish {
                 return Ok(ExitCode::from(REFUSED));
             }
         };
+        if let Some(code) = bounded(&manifest, self.min_rows, self.max_rows)? {
+            return Ok(code);
+        }
+        if let Some(directory) = &self.into {
+            snapshot::fetch(&lake, &manifest, directory).await.map_err(|error| match error.kind() {
+                Kind::Invalid => Usage(error.to_string()).into(),
+                _ => anyhow::Error::from(error),
+            })?;
+        }
         let mut stdout = std::io::stdout();
         if self.output == Output::Json {
             writeln!(stdout, "{}", serde_json::to_string_pretty(&manifest)?)?;
@@ -130,6 +155,23 @@ impl Publish {
         summary(&mut stdout, &manifest, &place)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Whether the rows to train on are within their bounds; the exit code where they are not. What was published stays.
+fn bounded(manifest: &Manifest, least: Option<u64>, most: Option<u64>) -> anyhow::Result<Option<ExitCode>> {
+    let rows = manifest.rows.get("train").copied().unwrap_or_default();
+    if let Some(least) = least.filter(|least| rows < *least) {
+        writeln!(std::io::stderr(), "refused: {rows} rows to train on, fewer than --min-rows {least}")?;
+        return Ok(Some(ExitCode::from(REFUSED)));
+    }
+    if let Some(most) = most.filter(|most| rows > *most) {
+        writeln!(
+            std::io::stderr(),
+            "error: {rows} rows to train on, more than --max-rows {most}; --where takes fewer"
+        )?;
+        return Ok(Some(ExitCode::from(OVER_BUDGET)));
+    }
+    Ok(None)
 }
 
 /// Where a snapshot lies, as other programs take it.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use uptake_judge::{
-    Access, ApiKey, Cache, Endpoint, Error, HttpEndpoint, Judge, Limits, Options, Prices, RetryPolicy,
-};
+use uptake_judge::{Access, ApiKey, Cache, Endpoint, Error, HttpEndpoint, Judge, Limits, Options, Prices, RetryPolicy};
 
 use crate::context::Usage;
 use crate::local_judge::{LocalEndpoint, SCHEME};

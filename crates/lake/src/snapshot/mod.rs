@@ -12,6 +12,7 @@
 
 mod card;
 mod check;
+mod fetch;
 mod files;
 mod layout;
 mod lengths;
@@ -26,6 +27,7 @@ mod writer;
 pub(crate) use writer::hex;
 
 pub use check::{CheckOptions, Fault, Report, Source, check, check_directory};
+pub use fetch::fetch;
 pub use lengths::Lengths;
 pub use manifest::{FileEntry, MANIFEST, Manifest, Snapshot, SplitRule, list};
 pub use publish::{Outcome, PublishRequest, publish};

@@ -60,7 +60,8 @@ impl Store {
             .map_err(Error::database("connect"))?;
         if file.is_some() {
             // Readers do not wait for writers; what was committed survives a kill of the process.
-            let _ = sqlx::query("PRAGMA journal_mode = WAL").fetch_all(&pool).await.map_err(Error::database("set up"))?;
+            let _ =
+                sqlx::query("PRAGMA journal_mode = WAL").fetch_all(&pool).await.map_err(Error::database("set up"))?;
         }
         let id = schema::make(&pool).await?;
         Ok(Self { pool, id })
@@ -217,13 +218,14 @@ impl Store {
     /// # Errors
     /// The database's errors.
     pub async fn renew(&self, run: &Run, until: Millis) -> Result<Option<Option<String>>> {
-        let renewed = sqlx::query("UPDATE uptake_runs SET lease_until = $1 WHERE id = $2 AND fence = $3 AND state = 'running'")
-            .bind(until)
-            .bind(&run.id)
-            .bind(run.fence)
-            .execute(&self.pool)
-            .await
-            .map_err(Error::database("renew a lease"))?;
+        let renewed =
+            sqlx::query("UPDATE uptake_runs SET lease_until = $1 WHERE id = $2 AND fence = $3 AND state = 'running'")
+                .bind(until)
+                .bind(&run.id)
+                .bind(run.fence)
+                .execute(&self.pool)
+                .await
+                .map_err(Error::database("renew a lease"))?;
         if renewed.rows_affected() == 0 {
             return Ok(None);
         }
@@ -302,7 +304,10 @@ impl Store {
         .map_err(Error::database("retry a run"))?;
         let run = self.run(id).await?;
         if changed.rows_affected() == 0 {
-            return Err(Error::Invalid(format!("{id} is {}: only what did not end well can be taken up again", run.state)));
+            return Err(Error::Invalid(format!(
+                "{id} is {}: only what did not end well can be taken up again",
+                run.state
+            )));
         }
         Ok(run)
     }
@@ -361,11 +366,12 @@ impl Store {
     /// # Errors
     /// The database's errors.
     pub async fn next_start(&self, now: Millis) -> Result<Option<Millis>> {
-        let row = sqlx::query("SELECT MIN(not_before) AS next FROM uptake_runs WHERE state = 'queued' AND not_before > $1")
-            .bind(now)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(Error::database("look for runs"))?;
+        let row =
+            sqlx::query("SELECT MIN(not_before) AS next FROM uptake_runs WHERE state = 'queued' AND not_before > $1")
+                .bind(now)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(Error::database("look for runs"))?;
         column(&row, "next")
     }
 

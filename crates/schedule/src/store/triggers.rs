@@ -23,9 +23,11 @@ impl Store {
     /// what was due before it existed is not caught up.
     pub(crate) async fn memory(&self, job: &str, kind: &str, definition: &str, now: Millis) -> Result<Memory> {
         let select = || {
-            sqlx::query("SELECT definition, seen_at, value, fired_at, turn FROM uptake_triggers WHERE job = $1 AND kind = $2")
-                .bind(job)
-                .bind(kind)
+            sqlx::query(
+                "SELECT definition, seen_at, value, fired_at, turn FROM uptake_triggers WHERE job = $1 AND kind = $2",
+            )
+            .bind(job)
+            .bind(kind)
         };
         let action = "look up a trigger";
         let _ = sqlx::query(
@@ -44,6 +46,14 @@ impl Store {
         let value: Option<f64> = row.try_get("value").map_err(Error::database(action))?;
         let seen = Seen { value, fired_at: column(&row, "fired_at")? };
         Ok(Memory { seen_at: column(&row, "seen_at")?, seen, turn: column(&row, "turn")? })
+    }
+
+    /// Whether a trigger of this job remembers anything.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) async fn has_memory(&self, job: &str) -> Result<bool> {
+        let row =
+            sqlx::query("SELECT COUNT(*) AS n FROM uptake_triggers WHERE job = $1").bind(job).fetch_one(&self.pool);
+        Ok(column::<i64>(&row.await.map_err(Error::database("look up a trigger"))?, "n")? > 0)
     }
 
     /// Remembers; nothing happens where another daemon has done so since.

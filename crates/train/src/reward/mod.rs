@@ -296,7 +296,8 @@ pub fn train(options: &Options, tell: &mut dyn FnMut(&Event<'_>)) -> Result<Figu
     if !(FEWEST_TOKENS..=base.config.longest()).contains(&options.max_tokens) {
         return Err(Error::Invalid(format!(
             "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
-            options.max_tokens, base.config.longest()
+            options.max_tokens,
+            base.config.longest()
         )));
     }
     let template = Template::parse(&base.tokenizer, base.config.vocab_size, options.max_tokens)?;

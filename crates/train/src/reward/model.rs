@@ -156,7 +156,8 @@ impl RewardConfig {
         if !(FEWEST_TOKENS..=encoder.longest()).contains(&config.max_tokens) {
             return refuse(format!(
                 "max_tokens is {}, the encoder takes {FEWEST_TOKENS} to {}",
-                config.max_tokens, encoder.longest()
+                config.max_tokens,
+                encoder.longest()
             ));
         }
         if config.heads.is_empty() || config.heads.iter().any(|head| !is_head_name(&head.name)) {

@@ -1,4 +1,5 @@
-//! `uptake demo`: the whole way of the data on one machine, from a week of chats to preference tables.
+//! `uptake demo`: the whole way of the data on one machine, from a week of chats to preference tables and a night that learns from
+//! them.
 //!
 //! Nothing here is special to the demo but the log: a broker in this process takes the records of [`uptake_sample`], and
 //! then the same consumer, jobs, tagger and publication run as for a product.
@@ -6,11 +7,13 @@
 mod assemble;
 mod judge;
 mod load;
+mod night;
 mod queries;
 mod stage;
 mod summary;
 mod text;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -34,6 +37,16 @@ pub(crate) struct Demo {
     /// Conversations of the log.
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=50_000))]
     conversations: u32,
+
+    /// Leave out the night: a job of the scheduler that trains P[Love] and a small policy update, evaluates it, and lets gates
+    /// decide.
+    #[arg(long)]
+    no_night: bool,
+
+    /// The language model that the night updates: a directory, or a name on the hub such as
+    /// `HuggingFaceTB/SmolLM2-135M-Instruct`. When absent: a stand-in with random weights, whose answers mean nothing.
+    #[arg(long, value_name = "DIR|NAME", conflicts_with = "no_night")]
+    base: Option<PathBuf>,
 }
 
 /// Where the tables go when nobody says.
@@ -72,7 +85,18 @@ impl Demo {
         let consumed = load::consume(context, &lake, &log).await?;
         assemble::run(context, &lake, &log, self.seed).await?;
         let snapshots = assemble::publish(context, &lake, self.seed).await?;
-        let shown = summary::Shown { name: &name, lake: &lake, log: &log, consumed: &consumed, snapshots: &snapshots };
+        let mut night = None;
+        if !self.no_night {
+            night = Some(Box::pin(night::run(context, &name, self.base.as_deref())).await?);
+        }
+        let shown = summary::Shown {
+            name: &name,
+            lake: &lake,
+            log: &log,
+            consumed: &consumed,
+            snapshots: &snapshots,
+            night: night.as_ref(),
+        };
         let text = shown.text(text::width()).await?;
         crate::progress::suspended(|| {
             use std::io::Write as _;

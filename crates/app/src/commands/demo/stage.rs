@@ -32,6 +32,15 @@ impl Stage {
         self.bar.clone()
     }
 
+    /// Says something while the stage goes on.
+    #[expect(clippy::unused_self, reason = "what is said belongs to a stage under way")]
+    pub(super) fn note(&self, what: &str) {
+        progress::suspended(|| {
+            // Where standard error is gone there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{what}");
+        });
+    }
+
     /// Ends the stage with what it did.
     pub(super) fn done(self, what: &str) {
         self.bar.finish_and_clear();

@@ -12,6 +12,7 @@ use uptake_lake::snapshot::Manifest;
 use uptake_sample::Log;
 use uptake_serve::{Options, Session};
 
+use super::night::Night;
 use super::text::{count, excerpt, wrap};
 use super::{judge, queries};
 use crate::columns::columns;
@@ -27,6 +28,7 @@ pub(super) struct Shown<'a> {
     pub(super) log: &'a Log,
     pub(super) consumed: &'a Summary,
     pub(super) snapshots: &'a [Result<Manifest, String>],
+    pub(super) night: Option<&'a Night>,
 }
 
 /// What `control.job_runs` holds of a run's report, as far as it is told here.
@@ -77,9 +79,13 @@ impl Shown<'_> {
             ("How well the tagger read the follow-ups", self.read(&session, width).await?),
             ("Preference pairs, by rule", Self::pairs(&session).await?),
             ("An example", Self::example(&session, width).await?),
+            ("The night", self.night.map(|night| night.text(self.name)).transpose()?.unwrap_or_default()),
             ("Where it is", self.places(&session).await?),
             ("Try next", self.next()),
         ] {
+            if body.is_empty() {
+                continue;
+            }
             writeln!(text, "\n{title}\n{}\n{}", "─".repeat(title.chars().count()), body.trim_end())?;
         }
         Ok(text.trim_end().to_owned() + "\n")

@@ -72,13 +72,18 @@ impl Model {
         if let Some(output) = &self.output {
             let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let names = [self.name.clone().unwrap_or_else(|| name(&self.candidate)), name(&self.production)];
-            std::fs::create_dir_all(output).with_context(|| format!("make {}", output.display()))?;
+            // The directory has its name when it is whole: whoever takes up a job that was killed finds none, and makes it.
+            let mut part = output.clone().into_os_string();
+            part.push(".part");
+            let part = PathBuf::from(part);
+            std::fs::create_dir_all(&part).with_context(|| format!("make {}", part.display()))?;
             let write = |name: &str, bytes: &[u8]| {
-                let path = output.join(name);
+                let path = part.join(name);
                 std::fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))
             };
             write("report.json", &serde_json::to_vec_pretty(&comparison)?)?;
             write("report.html", answers::page(&comparison, [&names[0], &names[1]]).as_bytes())?;
+            std::fs::rename(&part, output).with_context(|| format!("write {}", output.display()))?;
             writeln!(io::stdout(), "the page is {}", output.join("report.html").display())?;
         }
         Ok(ExitCode::SUCCESS)

@@ -118,6 +118,9 @@ struct Add {
     /// A report of an evaluation, such as report.json of `uptake evaluate model`: its figures are judged too; may be said again.
     #[arg(long = "figures", value_name = "FILE")]
     reports: Vec<PathBuf>,
+    /// How the entry is written.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
 }
 
 #[derive(Debug, clap::Args)]
@@ -170,6 +173,10 @@ pub(crate) async fn run(arguments: Arguments, context: &Context) -> anyhow::Resu
         }
         Action::Promote { model, why, force } => {
             let entry = registry.show(&model).await.map_err(usage)?;
+            // A night that learnt nothing new makes the same model again: that is no fault.
+            if registry.production(entry.kind).await.map_err(usage)?.is_some_and(|now| now.id == entry.id) {
+                return print(&format!("{} is in use already\n", entry.id));
+            }
             let change = why.change(force);
             let decision = registry.judge(entry.kind, &entry.figures).await.map_err(usage)?;
             if decision.outcome == Outcome::Refused && !force {
@@ -204,8 +211,14 @@ pub(super) async fn register(
     name: String,
     snapshot: Option<String>,
 ) -> anyhow::Result<ExitCode> {
-    let add =
-        Add { directory: directory.to_owned(), name: Some(name), snapshot, parents: Vec::new(), reports: Vec::new() };
+    let add = Add {
+        directory: directory.to_owned(),
+        name: Some(name),
+        snapshot,
+        parents: Vec::new(),
+        reports: Vec::new(),
+        output: Output::Table,
+    };
     self::add(add, &registry(context)?).await
 }
 
@@ -219,8 +232,17 @@ async fn add(add: Add, registry: &Registry) -> anyhow::Result<ExitCode> {
     };
     let (entry, new) = registry.add(&add.directory, &added, now()).await.map_err(usage)?;
     let word = if new { "added" } else { "is there already, as it was added" };
-    print(&format!("{} {word}\n{}", entry.id, text::decision(&entry.decision)))?;
-    Ok(if entry.decision.outcome == Outcome::Refused { ExitCode::from(REFUSED) } else { ExitCode::SUCCESS })
+    print(&match add.output {
+        Output::Table => format!("{} {word}\n{}", entry.id, text::decision(&entry.decision)),
+        Output::Json => json(&entry)?,
+    })?;
+    if entry.decision.outcome != Outcome::Refused {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let broken = entry.decision.verdicts.iter().filter(|verdict| !verdict.holds);
+    let broken: Vec<String> = broken.map(|verdict| format!("{}: {}", verdict.gate.figure, verdict.reason)).collect();
+    writeln!(std::io::stderr(), "refused by its gates: {}", broken.join("; "))?;
+    Ok(ExitCode::from(REFUSED))
 }
 
 async fn list(registry: &Registry, output: Output) -> anyhow::Result<ExitCode> {
@@ -258,16 +280,21 @@ fn registry(context: &Context) -> anyhow::Result<Registry> {
     Registry::new(context.lake()?, context.settings.models.gates.clone()).map_err(usage)
 }
 
-/// The directory of the tagger that is in use, taken out of the lake if need be; none where no lake is named or none of
-/// its taggers is in use: then the program's own reads the signals.
+/// The directory of the tagger that is in use; none where no lake is named or none of its taggers is in use: then the
+/// program's own reads the signals.
 pub(crate) async fn production_tagger(context: &Context) -> anyhow::Result<Option<PathBuf>> {
     if context.settings.lake.is_none() {
         return Ok(None);
     }
+    production(context, Kind::Tagger).await
+}
+
+/// The directory of the model of a kind that is in use, taken out of the lake if need be; none where none is.
+pub(crate) async fn production(context: &Context, kind: Kind) -> anyhow::Result<Option<PathBuf>> {
     let registry = registry(context)?;
-    let Some(entry) = registry.production(Kind::Tagger).await.map_err(usage)? else { return Ok(None) };
+    let Some(entry) = registry.production(kind).await.map_err(usage)? else { return Ok(None) };
     let directory = registry.fetch(&entry, &context.settings.models.cache()?).await.map_err(usage)?;
-    tracing::info!(model = entry.id, "the tagger in use comes from the registry");
+    tracing::info!(model = entry.id, "the {kind} in use comes from the registry");
     Ok(Some(directory))
 }
 
