@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 use uptake_schedule::testing::{Answer, HandClock, exam, has_looked};
-use uptake_schedule::{Clock as _, Execution, Filter, Job, Options, RunState, Scheduler, StepState, Store};
+use uptake_schedule::{Clock as _, Execution, Filter, Job, Observer, Options, RunState, Scheduler, StepState, Store};
 use uptake_tagger::tiny;
 use uptake_tests::binary::{self, Running};
 use uptake_tests::postgres;
@@ -288,6 +288,7 @@ async fn one_night(directory: &Path, clock: &HandClock, changes: &[(&str, &str)]
         directory: directory.join("runs"),
         lease: Duration::from_hours(48),
         stop: stopped,
+        observer: Observer::default(),
     };
     let options = Options {
         worker: "here/test".to_owned(),
@@ -357,6 +358,17 @@ async fn the_sample_night_trains_judges_and_promotes_or_refuses() {
     ] {
         assert!(page.contains(part), "no `{part}` in the report");
     }
+    // What the night's P[Love] says of the versions in the logs, next to what people loved of them.
+    let love = path.join("runs").join(&run.id).join("love");
+    let words = ["evaluate", "backtest", "--reward", love.to_str().unwrap(), "--where", "true", "-o", "json"];
+    let backtest = said(&words);
+    let versions = backtest["versions"].as_array().unwrap();
+    assert_eq!(
+        versions.iter().map(|version| &version["name"]).collect::<Vec<_>>(),
+        ["larch-1", "larch-2", "larch-2-fast"]
+    );
+    let loved: f64 = versions.iter().map(|each| each["love_rate"].as_f64().unwrap()).sum();
+    assert!(loved > 0.0 && loved < 3.0 && backtest["pearson"]["value"].is_number(), "{backtest}");
     // The next night: another policy, and a gate that it cannot pass. Nothing is promoted; the report is made.
     let changes =
         [("\"--method\", \"dpo\"", "\"--method\", \"dpo\", \"--seed\", \"7\""), ("at_most = 100", "at_most = -1")];

@@ -29,6 +29,33 @@ const LONGEST_OUTPUT: u64 = 1 << 20;
 /// Of results, what the database keeps.
 const LONGEST_RESULT: usize = 64 << 10;
 
+/// What hears of every run that has ended, with the seconds since it first started.
+type Hearer = dyn Fn(&Run, RunState, f64) + Send + Sync;
+
+/// Told of every run that has ended, was put back for another try, or was missed: for metrics.
+#[derive(Clone, Default)]
+pub struct Observer(Option<Arc<Hearer>>);
+
+impl Observer {
+    /// Tells this.
+    pub fn new(hear: impl Fn(&Run, RunState, f64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hear)))
+    }
+
+    pub(crate) fn tell(&self, run: &Run, state: RunState, now: Millis) {
+        if let Some(hear) = &self.0 {
+            let began = run.started_at.unwrap_or(now);
+            hear(run, state, now.saturating_sub(began) as f64 / 1_000.0);
+        }
+    }
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Observer").field(&self.0.is_some()).finish()
+    }
+}
+
 /// Whoever executes runs, and where.
 #[derive(Debug, Clone)]
 pub struct Execution {
@@ -48,6 +75,8 @@ pub struct Execution {
     pub lease: Duration,
     /// Turns true when this process is to end.
     pub stop: watch::Receiver<bool>,
+    /// Hears how runs end.
+    pub observer: Observer,
 }
 
 /// How the process of a step came to its end.
@@ -101,6 +130,9 @@ pub async fn execute(execution: &Execution, run: &Run) -> Result<Option<RunState
         }
     });
     let left = execution.store.leave(run, state, reason.as_deref(), not_before.unwrap_or(now), now).await?;
+    if left {
+        execution.observer.tell(run, state, now);
+    }
     Ok(left.then_some(state))
 }
 

@@ -36,7 +36,7 @@ pub use clock::{Clock, SystemClock};
 pub use condition::{Ask, Condition};
 pub use cron::{CatchUp, Cron};
 pub use error::{Error, ErrorKind, Result};
-pub use execute::{Execution, execute};
+pub use execute::{Execution, Observer, execute};
 pub use job::{Job, Step};
 pub use scheduler::{Options, Scheduler};
 pub use store::{Cause, Filter, NewRun, Run, RunState, StepRun, StepState, Store};

@@ -145,6 +145,9 @@ impl Scheduler {
             };
             if let Some(run) = store.add(&new, now).await? {
                 tell(&run);
+                if run.state == RunState::Missed {
+                    self.execution.observer.tell(&run, run.state, now);
+                }
             }
         }
         memory.seen_at = last;

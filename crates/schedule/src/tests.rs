@@ -21,6 +21,8 @@ struct Daemon {
     stop: watch::Sender<bool>,
     execution: Execution,
     running: JoinHandle<Result<()>>,
+    /// How runs have ended, as an observer hears it.
+    heard: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
 impl Daemon {
@@ -28,6 +30,7 @@ impl Daemon {
         let store =
             Store::open(&format!("sqlite://{}", directory.join("state/schedule.sqlite").display())).await.unwrap();
         let (stop, stopped) = watch::channel(false);
+        let heard: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
         let execution = Execution {
             store: store.clone(),
             clock: Arc::new(clock.clone()),
@@ -38,6 +41,10 @@ impl Daemon {
             // Longer than what a test moves the clock by while a run is under way.
             lease: Duration::from_mins(10),
             stop: stopped,
+            observer: Observer::new({
+                let heard = Arc::clone(&heard);
+                move |run, state, _| heard.lock().unwrap().push(format!("{} {state}", run.job))
+            }),
         };
         let options = Options {
             worker: "here/test".to_owned(),
@@ -47,7 +54,7 @@ impl Daemon {
         };
         let scheduler = Scheduler::new(jobs, execution.clone(), Arc::new(answer.clone()), options).unwrap();
         let running = tokio::spawn(Arc::new(scheduler).run());
-        Self { store, clock: clock.clone(), stop, execution, running }
+        Self { store, clock: clock.clone(), stop, execution, running, heard }
     }
 
     /// Waits until the runs of a job are in these states, newest first.
@@ -118,7 +125,9 @@ async fn a_night_comes_due_and_its_steps_hand_on_what_they_made() {
     let runs =
         daemon.until("night", &[RunState::Succeeded, RunState::Missed, RunState::Missed, RunState::Succeeded]).await;
     assert!(runs[1].reason.as_deref().unwrap().contains("a later time was due"), "{runs:?}");
+    let heard = Arc::clone(&daemon.heard);
     daemon.stop().await;
+    assert_eq!(*heard.lock().unwrap(), ["night succeeded", "night missed", "night missed", "night succeeded"]);
 }
 
 #[tokio::test]

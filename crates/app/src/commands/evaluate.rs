@@ -1,5 +1,6 @@
 //! `uptake evaluate`: how good a model is.
 
+mod backtest;
 mod model;
 
 use std::io::{self, Write};
@@ -21,6 +22,7 @@ pub(crate) enum Evaluate {
     /// A signal classifier, on labelled follow-ups.
     Tagger(TaggerArguments),
     Model(model::Model),
+    Backtest(backtest::Backtest),
 }
 
 /// Measures a signal classifier at its own calibration and thresholds.
@@ -80,11 +82,11 @@ impl Evaluate {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<ExitCode> {
         let terminal = context.terminal;
         // Scoring takes processor time: it has no business on an async thread.
-        tokio::task::spawn_blocking(move || match self {
-            Self::Tagger(arguments) => arguments.evaluate(terminal),
-            Self::Model(arguments) => arguments.evaluate(terminal),
-        })
-        .await?
+        match self {
+            Self::Tagger(arguments) => tokio::task::spawn_blocking(move || arguments.evaluate(terminal)).await?,
+            Self::Model(arguments) => tokio::task::spawn_blocking(move || arguments.evaluate(terminal)).await?,
+            Self::Backtest(arguments) => arguments.run(context).await,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use uptake_serve::Session;
 
 use crate::context::{Context, Usage};
 use crate::telemetry::health::Finding;
+use crate::telemetry::work;
 
 /// Folder of the lake that says which scheduler is its own.
 const OWNER: &str = "control/schedule";
@@ -105,6 +106,7 @@ pub(super) fn execution(context: &Context, store: Store, stop: watch::Receiver<b
         directory: context.settings.schedule.directory()?,
         lease: context.settings.schedule.lease,
         stop,
+        observer: work::observe_runs(),
     })
 }
 

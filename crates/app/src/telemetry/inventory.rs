@@ -217,6 +217,20 @@ pub(crate) static METRICS: &[Metric] = &[
         &[],
         "labels whose share of follow-ups left their history, on the newest days that the latest run built",
     ),
+    metric(
+        "schedule_run_seconds",
+        Histogram,
+        Seconds,
+        &["job"],
+        "one run of the scheduler, from its first start to its end",
+    ),
+    metric(
+        "schedule_runs_total",
+        Counter,
+        Count,
+        &["job", "state"],
+        "runs of the scheduler by how they ended: succeeded, failed, refused, cancelled, missed, or queued for another try",
+    ),
     metric("table_files", Gauge, Count, &["table"], "live files of a table"),
     metric(
         "table_small_files",

@@ -7,6 +7,7 @@ use opentelemetry::{KeyValue, global};
 use uptake_jobs::{RunReport, Scored, Tag};
 use uptake_lake::Lake;
 use uptake_model::tables;
+use uptake_schedule::Observer;
 use uptake_tagger::Exchange;
 
 /// Files smaller than this are counted as small: too many of them make every reader slow.
@@ -44,6 +45,20 @@ impl<T: Tag> Tag for Metered<T> {
         self.seconds.record(started.elapsed().as_secs_f64(), &[]);
         Ok(scored)
     }
+}
+
+/// Counts how the scheduler's runs end, and how long they took.
+pub(crate) fn observe_runs() -> Observer {
+    let meter = global::meter("uptake.schedule");
+    let runs = meter.u64_counter("schedule_runs_total").build();
+    let seconds = meter.f64_histogram("schedule_run_seconds").build();
+    Observer::new(move |run, state, took| {
+        let job = KeyValue::new("job", run.job.clone());
+        runs.add(1, &[job.clone(), KeyValue::new("state", state.name())]);
+        if state.ended() {
+            seconds.record(took, &[job]);
+        }
+    })
 }
 
 /// What jobs did.

@@ -5,11 +5,13 @@
 //! "bye" rise from 0.72 % to 2.8 % of answers, and only a rate of phrases showed it. So every comparison counts such
 //! phrases, lengths, repetition and diversity too: the tripwires.
 
+mod backtest;
 mod compare;
 mod measures;
 mod page;
 mod read;
 
+pub use backtest::{Backtest, Logged, Version, backtest};
 pub use compare::{Comparison, CorpusFigures, Example, MeasureFigures, ScoreFigures, compare};
 pub use measures::{MEASURES, Measure, Wire};
 pub use page::page;
