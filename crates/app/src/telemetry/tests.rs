@@ -202,7 +202,9 @@ fn sources(directory: &std::path::Path, found: &mut Vec<String>) {
 /// The names of instruments: the string literals that begin as such names do.
 fn instruments(source: &str) -> impl Iterator<Item = &str> {
     let name = |text: &&str| {
-        let begins = ["ingest_", "job_", "table_", "tagger_"].into_iter().any(|prefix| text.starts_with(prefix));
+        let begins = ["ingest_", "job_", "label_rate_", "schedule_run", "table_", "tagger_"]
+            .into_iter()
+            .any(|prefix| text.starts_with(prefix));
         begins && text.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')
     };
     source.split('"').skip(1).step_by(2).filter(name)
