@@ -169,7 +169,7 @@ mod tests {
         assert!(result.versions[0].love_rate < 0.105, "{:?}", result.versions[0]);
         assert_eq!(result.left_out, [("rare".to_owned(), 1)].into());
         assert!(backtest(&history, 1_000, 1).unwrap_err().to_string().contains("no version has 1000 responses"));
-        let two: Vec<Logged> = history.into_iter().filter(|row| row.version < "v2".to_owned()).collect();
+        let two: Vec<Logged> = history.into_iter().filter(|row| row.version.as_str() < "v2").collect();
         assert_eq!(backtest(&two, 10, 1).unwrap().pearson, None, "two points always lie on a line");
     }
 }

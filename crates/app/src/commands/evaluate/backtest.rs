@@ -84,11 +84,13 @@ impl Backtest {
         let session = Session::open(context.lake()?, &uptake_serve::Options::default())?;
         let query = format!(
             "SELECT model, conversation_id, prompt, response, love, weight FROM ( \
-               SELECT *, row_number() OVER (PARTITION BY model ORDER BY sha256(turn_id)) AS place FROM gold.love \
+               SELECT *, row_number() OVER (PARTITION BY model ORDER BY encode(sha256(turn_id), 'hex')) AS place FROM gold.love \
                WHERE model IS NOT NULL AND ({})) WHERE place <= {} ORDER BY model, place",
             self.filter, self.most
         );
-        let answer = session.query(&query).await.map_err(|error| Usage(format!("--where: {error}")))?;
+        let answer = session.query(&query).await.map_err(|error| {
+            if error.is_invalid() { Usage(format!("--where: {error}")).into() } else { anyhow::Error::from(error) }
+        })?;
         let batches: Vec<_> = answer.rows.try_collect().await?;
         let mut lines = arrow::json::LineDelimitedWriter::new(Vec::new());
         lines.write_batches(&batches.iter().collect::<Vec<_>>())?;
