@@ -146,9 +146,9 @@ mod tests {
         assert_eq!(good.versions.len(), 5);
         assert!((good.versions[4].love_rate - 0.5).abs() < 1e-12 && good.versions[0].responses == 100);
         let r = good.pearson.unwrap();
-        assert!(r.value > 0.999 && r.low > 0.9 && r.low <= r.value, "{r:?}");
+        assert!(r.value > 0.999 && r.low > 0.7 && r.low <= r.value, "{r:?}");
         let bad = backtest(&history(|version| -0.1 * version as f64), 10, 1).unwrap();
-        assert!(bad.pearson.unwrap().high < -0.9 && bad.spearman.unwrap().value < -0.999);
+        assert!(bad.pearson.unwrap().high < -0.7 && bad.spearman.unwrap().value < -0.999);
         let same = backtest(&history(|_| 0.5), 10, 1).unwrap();
         assert_eq!(same.pearson.map(|r| r.value), None, "where all score alike there is no correlation");
     }
