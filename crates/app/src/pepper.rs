@@ -16,7 +16,7 @@ use uptake_model::Pepper;
 use uptake_model::subject::hex;
 
 use crate::context::Usage;
-use crate::settings::Settings;
+use crate::settings::{Settings, state_directory};
 
 /// Bytes of randomness in a pepper that is made here.
 const RANDOM_BYTES: usize = 32;
@@ -30,7 +30,12 @@ pub(crate) fn local(settings: &Settings) -> anyhow::Result<Pepper> {
     if let Some(secret) = &settings.subject_pepper {
         return Ok(Pepper::new(secret.as_str()).map_err(Usage)?);
     }
-    let directory = state_directory(|name| std::env::var_os(name).map(PathBuf::from))?;
+    let directory = state_directory().ok_or_else(|| {
+        Usage(
+            "no place for the secret of the subject keys: set subject_pepper (UPTAKE_SUBJECT_PEPPER), or HOME"
+                .to_owned(),
+        )
+    })?;
     let (pepper, made) = kept(&directory)?;
     if let Some(path) = made {
         tracing::warn!(
@@ -40,20 +45,6 @@ pub(crate) fn local(settings: &Settings) -> anyhow::Result<Pepper> {
         );
     }
     Ok(pepper)
-}
-
-/// `uptake` below the user's state directory (XDG Base Directory Specification, `$XDG_STATE_HOME`).
-fn state_directory(variable: impl Fn(&str) -> Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    // The specification says that relative paths are to be ignored.
-    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("uptake"))
-        .ok_or_else(|| {
-            let what =
-                "no place for the secret of the subject keys: set subject_pepper (UPTAKE_SUBJECT_PEPPER), or HOME";
-            Usage(what.to_owned()).into()
-        })
 }
 
 /// The pepper kept in a directory, and its path if it was made now.
@@ -135,17 +126,5 @@ mod tests {
         std::fs::set_permissions(made.unwrap(), std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = kept(directory.path()).unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("chmod 600"), "{error}");
-    }
-
-    #[test]
-    fn the_state_directory_follows_the_specification() {
-        let with = |pairs: &'static [(&str, &str)]| {
-            state_directory(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
-        };
-        let home = with(&[("HOME", "/home/ann")]).unwrap();
-        assert_eq!(home, Path::new("/home/ann/.local/state/uptake"));
-        assert_eq!(with(&[("HOME", "/home/ann"), ("XDG_STATE_HOME", "/s")]).unwrap(), Path::new("/s/uptake"));
-        assert_eq!(with(&[("HOME", "/home/ann"), ("XDG_STATE_HOME", "relative")]).unwrap(), home);
-        assert!(with(&[]).is_err());
     }
 }

@@ -114,6 +114,19 @@ fn cache_directory_of(folder: &str, variable: impl Fn(&str) -> Option<PathBuf>) 
         .ok_or_else(|| Usage(format!("no place for the cache of `{folder}`: set HOME, or the setting {folder}.cache")))
 }
 
+/// `uptake` below the user's state directory (XDG Base Directory Specification, `$XDG_STATE_HOME`); none where the environment
+/// names no such directory.
+pub(crate) fn state_directory() -> Option<PathBuf> {
+    state_directory_of(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+fn state_directory_of(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    // The specification says that relative paths are to be ignored.
+    let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    state.map(|state| state.join("uptake"))
+}
+
 /// The keys that the environment may set, as sections and names; beside them every `UPTAKE_KAFKA_…`.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("", "subject_pepper"),
@@ -244,6 +257,18 @@ mod tests {
         assert_eq!(with(&[("HOME", "/home/ann")]).unwrap(), PathBuf::from("/home/ann/.cache/uptake/judge"));
         assert_eq!(with(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/c")]).unwrap(), PathBuf::from("/c/uptake/judge"));
         assert!(with(&[]).is_err());
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_specification() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            state_directory_of(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
+        };
+        let home = with(&[("HOME", "/home/ann")]);
+        assert_eq!(home, Some(PathBuf::from("/home/ann/.local/state/uptake")));
+        assert_eq!(with(&[("HOME", "/home/ann"), ("XDG_STATE_HOME", "/s")]), Some(PathBuf::from("/s/uptake")));
+        assert_eq!(with(&[("HOME", "/home/ann"), ("XDG_STATE_HOME", "relative")]), home);
+        assert_eq!(with(&[]), None);
     }
 
     #[test]

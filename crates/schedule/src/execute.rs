@@ -14,6 +14,7 @@ use crate::clock::{Clock, millis, time_text};
 use crate::error::{Error, Result};
 use crate::fill::Values;
 use crate::job::Step;
+use crate::observer::Observer;
 use crate::process::{Ended, Process, Request};
 use crate::store::{Run, RunState, StepRun, StepState, Store};
 
@@ -28,33 +29,6 @@ const LOG_TAIL: u64 = 16 << 10;
 const LONGEST_OUTPUT: u64 = 1 << 20;
 /// Of results, what the database keeps.
 const LONGEST_RESULT: usize = 64 << 10;
-
-/// What hears of every run that has ended, with the seconds since it first started.
-type Hearer = dyn Fn(&Run, RunState, f64) + Send + Sync;
-
-/// Told of every run that has ended, was put back for another try, or was missed: for metrics.
-#[derive(Clone, Default)]
-pub struct Observer(Option<Arc<Hearer>>);
-
-impl Observer {
-    /// Tells this.
-    pub fn new(hear: impl Fn(&Run, RunState, f64) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(hear)))
-    }
-
-    pub(crate) fn tell(&self, run: &Run, state: RunState, now: Millis) {
-        if let Some(hear) = &self.0 {
-            let began = run.started_at.unwrap_or(now);
-            hear(run, state, now.saturating_sub(began) as f64 / 1_000.0);
-        }
-    }
-}
-
-impl std::fmt::Debug for Observer {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("Observer").field(&self.0.is_some()).finish()
-    }
-}
 
 /// Whoever executes runs, and where.
 #[derive(Debug, Clone)]
@@ -123,10 +97,11 @@ pub async fn execute(execution: &Execution, run: &Run) -> Result<Option<RunState
     let Some((state, reason, not_before)) = work.steps().await? else { return Ok(None) };
     let now = execution.clock.now();
     span.in_scope(|| {
-        if state == RunState::Succeeded {
-            tracing::info!("the run has succeeded");
+        // A refusal is a decision and no fault.
+        if state == RunState::Failed {
+            tracing::warn!(reason, "the run has failed");
         } else {
-            tracing::warn!(state = state.name(), reason, "the run has not succeeded");
+            tracing::info!(state = state.name(), reason, "the run has ended");
         }
     });
     let left = execution.store.leave(run, state, reason.as_deref(), not_before.unwrap_or(now), now).await?;

@@ -24,6 +24,7 @@ mod error;
 mod execute;
 mod fill;
 mod job;
+mod observer;
 mod process;
 mod scheduler;
 mod store;
@@ -36,8 +37,9 @@ pub use clock::{Clock, SystemClock};
 pub use condition::{Ask, Condition};
 pub use cron::{CatchUp, Cron};
 pub use error::{Error, ErrorKind, Result};
-pub use execute::{Execution, Observer, execute};
+pub use execute::{Execution, execute};
 pub use job::{Job, Step};
+pub use observer::Observer;
 pub use scheduler::{Options, Scheduler};
 pub use store::{Cause, Filter, NewRun, Run, RunState, StepRun, StepState, Store};
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uptake_schedule::Job;
 
 use crate::context::Usage;
+use crate::settings::state_directory;
 
 /// Section `[schedule]`: what runs when, and where it is remembered.
 #[derive(Clone, Serialize, Deserialize)]
@@ -122,15 +123,11 @@ impl ScheduleSettings {
     }
 }
 
-/// The user's state directory (XDG Base Directory Specification).
+/// Where the scheduler keeps what no setting places elsewhere.
 fn home() -> Result<PathBuf, Usage> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|state| state.join("uptake"))
-        .ok_or_else(|| {
-            Usage("no place for the scheduler's state: set schedule.state and schedule.directory".to_owned())
-        })
+    state_directory().ok_or_else(|| {
+        Usage("no place for the scheduler's state: set schedule.state and schedule.directory".to_owned())
+    })
 }
 
 #[cfg(test)]
